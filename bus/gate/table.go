@@ -1,0 +1,355 @@
+// Package gate is the check that every component and runner makes on every message: is the
+// capability behind it live, does it give the right, and may this process still act.
+//
+// Table is a replica of the capability records of stream CAPS, kept in memory. Check costs
+// less than a microsecond and does not allocate. Client keeps a Table current from the
+// node's fence: events are pushed and acknowledged once applied; what was missed is fetched
+// by sequence; and a lease, renewed by the fence while the Table is current, bounds how long
+// a process that has lost touch can act.
+//
+// Locks: Table.mu is a leaf; nothing is called while it is held.
+package gate
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/solo-os/solo/proto/capability"
+	kernelv1 "github.com/solo-os/solo/proto/solo/kernel/v1"
+	"github.com/solo-os/solo/proto/subject"
+)
+
+// ErrGap says that an event does not follow the last one applied.
+var ErrGap = errors.New("gate: events are missing")
+
+// Decision is a gate's verdict.
+type Decision uint8
+
+// The decisions. The zero value refuses.
+const (
+	Unknown Decision = iota
+	Allowed
+	Revoked
+	Expired
+	NotGranted
+	// NoLease: this process may not act at all now.
+	NoLease
+)
+
+// String is the reason as it stands in denials.
+func (d Decision) String() string {
+	return [...]string{"UNKNOWN", "ALLOWED", "REVOKED", "EXPIRED", "NOT_GRANTED", "LEASE"}[d]
+}
+
+// Table is safe for concurrent use.
+type Table struct {
+	lease atomic.Int64 // boot time until which this process may act
+
+	mu         sync.RWMutex
+	entries    map[string]*Entry // mu
+	components map[string]string // mu; component name by id
+	seq        uint64            // mu; last event applied
+}
+
+// Entry is one capability in a Table. Its record never changes.
+type Entry struct {
+	Record *kernelv1.CapRecord
+	Rules  capability.Rules
+	Parent *Entry
+
+	children []*Entry
+	dead     bool
+	revoked  time.Time // when it was revoked itself; zero if it only died with an ancestor
+	wall     int64     // Unix nanoseconds of expiry; 0 is never
+	mono     int64     // boot time of expiry; 0 is never
+}
+
+// NewTable returns an empty table: it knows nobody and has no lease.
+func NewTable() *Table {
+	return &Table{entries: map[string]*Entry{}, components: map[string]string{}}
+}
+
+// Reset forgets all events, for a table that must be loaded anew. Nobody is known meanwhile.
+func (t *Table) Reset() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.entries, t.seq = map[string]*Entry{}, 0
+}
+
+// Sequence is the last event applied.
+func (t *Table) Sequence() uint64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.seq
+}
+
+// SetLease lets this process act until a boot time.
+func (t *Table) SetLease(until int64) { t.lease.Store(until) }
+
+// Leased tells whether this process may act now.
+func (t *Table) Leased() bool { return Boottime() < t.lease.Load() }
+
+// SetComponents replaces the component identities, names by id.
+func (t *Table) SetComponents(c map[string]string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.components = c
+}
+
+// Component is the name of a component id, or empty.
+func (t *Table) Component(id string) string {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.components[id]
+}
+
+// Apply takes events in order and returns the ids that died with them. Events already applied
+// are passed over; a gap is ErrGap and leaves the table at the last event that fits.
+func (t *Table) Apply(events []*kernelv1.CapEvent) (died []string, err error) {
+	now, boot := time.Now().UnixNano(), Boottime()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, ev := range events {
+		if ev.Sequence <= t.seq {
+			continue
+		}
+		if ev.Sequence != t.seq+1 {
+			return died, fmt.Errorf("%w: have %d, got %d", ErrGap, t.seq, ev.Sequence)
+		}
+		switch c := ev.Change.(type) {
+		case *kernelv1.CapEvent_Granted:
+			if died, err = t.grant(c.Granted, now, boot, died); err != nil {
+				return died, err
+			}
+		case *kernelv1.CapEvent_Revoked:
+			if e := t.entries[c.Revoked.GetId()]; e != nil {
+				if e.revoked.IsZero() {
+					e.revoked = ev.GetTime().AsTime()
+				}
+				died = e.kill(died)
+			}
+		default:
+			return died, fmt.Errorf("gate: event %d is of a kind unknown to this version", ev.Sequence)
+		}
+		t.seq = ev.Sequence
+	}
+	return died, nil
+}
+
+func (t *Table) grant(r *kernelv1.CapRecord, now, boot int64, died []string) ([]string, error) {
+	rules, err := capability.ParseRules(r.GetRules())
+	if err != nil {
+		return died, fmt.Errorf("gate: capability %s: %w", r.GetId(), err)
+	}
+	e := &Entry{Record: r, Rules: rules}
+	if x := r.GetExpiresAt(); x != nil {
+		e.wall = x.AsTime().UnixNano()
+		e.mono = boot + (e.wall - now)
+	}
+	if p := r.GetParent(); p != "" {
+		parent := t.entries[p]
+		if parent == nil {
+			return died, fmt.Errorf("gate: capability %s: its parent %s is not known", r.GetId(), p)
+		}
+		if r.GetKind() == kernelv1.CapKind_CAP_KIND_BOUND {
+			// A newer epoch of a placement takes over from every older one on its node.
+			for _, o := range parent.children {
+				if o.Record.GetKind() == r.GetKind() && o.Record.GetNode() == r.GetNode() && o.Record.GetEpoch() < r.GetEpoch() {
+					died = o.kill(died)
+				}
+			}
+			e.Rules = parent.Rules
+		}
+		e.Parent, e.dead = parent, parent.dead
+		if parent.wall != 0 && (e.wall == 0 || parent.wall < e.wall) {
+			e.wall = parent.wall
+		}
+		if parent.mono != 0 && (e.mono == 0 || parent.mono < e.mono) {
+			e.mono = parent.mono
+		}
+		parent.children = append(parent.children, e)
+	}
+	t.entries[r.GetId()] = e
+	return died, nil
+}
+
+func (e *Entry) kill(died []string) []string {
+	stack := []*Entry{e}
+	for len(stack) > 0 {
+		e, stack = stack[len(stack)-1], stack[:len(stack)-1]
+		if e.dead {
+			continue // its subtree died with it
+		}
+		e.dead = true
+		died = append(died, e.Record.GetId())
+		stack = append(stack, e.children...)
+	}
+	return died
+}
+
+func (e *Entry) state() Decision {
+	switch {
+	case e == nil:
+		return Unknown
+	case e.dead:
+		return Revoked
+	case e.wall != 0 && (time.Now().UnixNano() >= e.wall || Boottime() >= e.mono):
+		return Expired
+	}
+	return Allowed
+}
+
+// Live tells whether an id is neither revoked nor expired, by the earlier of wall and boot
+// clock, nor any of its ancestors. It does not ask for a lease.
+func (t *Table) Live(id string) Decision {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.entries[id].state()
+}
+
+// Call decides a call to a service.
+func (t *Table) Call(id string, s subject.Service, op string) Decision {
+	if !t.Leased() {
+		return NoLease
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	e := t.entries[id]
+	if d := e.state(); d != Allowed {
+		return d
+	}
+	if !e.holds() || !e.Rules.AllowsCall(capability.ServiceObject(s), op) {
+		return NotGranted
+	}
+	return Allowed
+}
+
+// System decides a system call by a holder or a component.
+func (t *Table) System(m subject.System) Decision {
+	if !t.Leased() {
+		return NoLease
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if name := t.components[m.ID]; name != "" {
+		for _, o := range subject.Ops() {
+			if o.Scope == subject.Internal && o.Component == m.Component && o.Op == m.Op && (o.Verb == "" || o.Verb == name) {
+				return Allowed
+			}
+		}
+		return NotGranted
+	}
+	e := t.entries[m.ID]
+	if d := e.state(); d != Allowed {
+		return d
+	}
+	if !e.holds() {
+		return NotGranted
+	}
+	needs, open, ok := capability.Needs(m)
+	if open {
+		return Allowed
+	}
+	for _, n := range needs {
+		if ok && e.Rules.Satisfies(n) {
+			return Allowed
+		}
+	}
+	return NotGranted
+}
+
+// Rule decides one object and verb, patterns included, for a live id.
+func (t *Table) Rule(id string, o capability.Object, v capability.Verb) Decision {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	e := t.entries[id]
+	if d := e.state(); d != Allowed {
+		return d
+	}
+	if !e.holds() || !e.Rules.Allows(o, v) {
+		return NotGranted
+	}
+	return Allowed
+}
+
+// holds tells whether a record is one whose key may ask for things: a holder, or a key bound
+// to a service's rights to call out.
+func (e *Entry) holds() bool {
+	switch e.Record.GetKind() {
+	case kernelv1.CapKind_CAP_KIND_HOLDER:
+		return true
+	case kernelv1.CapKind_CAP_KIND_BOUND:
+		return e.Parent.Record.GetKind() == kernelv1.CapKind_CAP_KIND_SERVICE
+	}
+	return false
+}
+
+// View is a copy of what a table knows about one capability.
+type View struct {
+	Record    *kernelv1.CapRecord // shared, not to be changed
+	Rules     capability.Rules    // shared, not to be changed
+	State     Decision            // Allowed, Revoked or Expired
+	RevokedAt time.Time
+	// Expires is the effective expiry, ancestors included; zero is never.
+	Expires  time.Time
+	Children []string
+}
+
+// Get returns a view of an id.
+func (t *Table) Get(id string) (View, bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	e := t.entries[id]
+	if e == nil {
+		return View{}, false
+	}
+	v := View{Record: e.Record, Rules: e.Rules, State: e.state(), RevokedAt: e.revoked}
+	if e.wall != 0 {
+		v.Expires = time.Unix(0, e.wall)
+	}
+	for _, c := range e.children {
+		v.Children = append(v.Children, c.Record.GetId())
+	}
+	return v, true
+}
+
+// Chain lists the ids from the parent up to the root.
+func (t *Table) Chain(id string) (ids []string) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	e := t.entries[id]
+	for e != nil && e.Parent != nil {
+		e = e.Parent
+		ids = append(ids, e.Record.GetId())
+	}
+	return ids
+}
+
+// Descends tells whether id is ancestor itself or somewhere below it.
+func (t *Table) Descends(id, ancestor string) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for e := t.entries[id]; e != nil; e = e.Parent {
+		if e.Record.GetId() == ancestor {
+			return true
+		}
+	}
+	return false
+}
+
+// ExpiredSince lists the ids whose expiry lies after a boot time and is past now, for closing
+// their connections.
+func (t *Table) ExpiredSince(boot int64) (ids []string) {
+	now := Boottime()
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for id, e := range t.entries {
+		if e.wall != 0 && !e.dead && e.mono > boot && (e.mono <= now || time.Now().UnixNano() >= e.wall) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
