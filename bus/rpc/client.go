@@ -29,7 +29,7 @@ func (p Peer) Call(ctx context.Context, component, op string, s subject.Service,
 		s = subject.Nothing()
 	}
 	m := nats.NewMsg(subject.Sys(component, op, s, p.ID))
-	b, err := proto.Marshal(req)
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(req) // equal requests have equal digests
 	if err != nil {
 		return fault.Internal(err, "the request cannot be encoded")
 	}
@@ -103,7 +103,7 @@ func (p Peer) Open(ctx context.Context, component, op string, s subject.Service,
 	if s == (subject.Service{}) {
 		s = subject.Nothing()
 	}
-	b, err := proto.Marshal(req)
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(req) // equal requests have equal digests
 	if err != nil {
 		return nil, fault.Internal(err, "the request cannot be encoded")
 	}

@@ -1,0 +1,95 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	kernelv1 "github.com/solo-os/solo/proto/solo/kernel/v1"
+	"google.golang.org/protobuf/encoding/protodelim"
+)
+
+// Version of Solo, the same in every binary.
+const Version = "0.1.0"
+
+// Command is a component's program.
+type Command struct {
+	// Component is its name in subjects and logs; the binary is solo-<component>.
+	Component string
+	// Summary is one sentence for --help.
+	Summary string
+	// Flags adds the component's own flags; each has a SOLO_* variable as its default. May be nil.
+	Flags func(fs *flag.FlagSet, getenv func(string) string)
+	// Run works until ctx ends, then drains and returns. It calls p.Ready once it does its work.
+	Run func(ctx context.Context, p *Process) error
+}
+
+// Main runs a component and returns its exit code: 0 after a clean end, 1 after a failure, 2
+// for misuse. The boot message is read from stdin, which stays open for the component's life.
+func Main(ctx context.Context, c Command, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	fs := flag.NewFlagSet("solo-"+c.Component, flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	version := fs.Bool("version", false, "print the version and exit")
+	if c.Flags != nil {
+		c.Flags(fs, os.Getenv)
+	}
+	fs.Usage = func() {
+		fmt.Fprintf(stderr, "solo-%s: %s\n\nThe kernel starts it and hands it its identity on standard input; it is not started by hand.\n\nFlags:\n", c.Component, c.Summary)
+		fs.PrintDefaults()
+	}
+	switch err := fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		return 2
+	case fs.NArg() > 0:
+		fmt.Fprintf(stderr, "solo-%s: unexpected argument %q; see --help\n", c.Component, fs.Arg(0))
+		return 2
+	case *version:
+		fmt.Fprintf(stdout, "solo-%s %s\n", c.Component, Version)
+		return 0
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	boot := &kernelv1.ComponentBoot{}
+	in := bufio.NewReader(stdin)
+	if err := protodelim.UnmarshalFrom(in, boot); err != nil {
+		fmt.Fprintf(stderr, "solo-%s: no identity on standard input (%v): the kernel starts components, see solo-kernel --help\n", c.Component, err)
+		return 2
+	}
+	log := NewLogger(stderr, boot.GetLogLevel()).With("component", c.Component, "node", boot.GetNode())
+	ctx, drain := context.WithCancel(ctx)
+	defer drain()
+	go func() { // ends with the process: a read from a pipe cannot be cancelled
+		_, _ = io.Copy(io.Discard, in)
+		log.Warn("the kernel is gone")
+		drain()
+	}()
+	p, err := Connect(ctx, boot, log, drain)
+	if err != nil {
+		log.Error("cannot start", "error", err)
+		return 1
+	}
+	defer p.Close()
+	if err := c.Run(ctx, p); err != nil && !errors.Is(err, context.Canceled) {
+		log.Error("ended", "error", err)
+		return 1
+	}
+	return 0
+}
+
+// NewLogger writes JSON lines at a level: debug, info, warn or error; info when it is empty or unknown.
+func NewLogger(w io.Writer, level string) *slog.Logger {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		l = slog.LevelInfo
+	}
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
+}
