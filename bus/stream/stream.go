@@ -47,8 +47,10 @@ const (
 	crashesBytes = 64 << 20
 )
 
-// KVStream is the stream behind a bucket; ObjStream the one behind an object store.
-func KVStream(bucket string) string  { return "KV_" + bucket }
+// KVStream is the stream behind a bucket.
+func KVStream(bucket string) string { return "KV_" + bucket }
+
+// ObjStream is the stream behind an object store.
 func ObjStream(bucket string) string { return "OBJ_" + bucket }
 
 func configs() []jetstream.StreamConfig {
