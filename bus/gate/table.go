@@ -212,6 +212,9 @@ func (t *Table) Live(id string) Decision {
 
 // Call decides a call to a service.
 func (t *Table) Call(id string, s subject.Service, op string) Decision {
+	if !enforced {
+		return Allowed
+	}
 	if !t.Leased() {
 		return NoLease
 	}
@@ -229,6 +232,9 @@ func (t *Table) Call(id string, s subject.Service, op string) Decision {
 
 // System decides a system call by a holder or a component.
 func (t *Table) System(m subject.System) Decision {
+	if !enforced {
+		return Allowed
+	}
 	if !t.Leased() {
 		return NoLease
 	}

@@ -1,0 +1,5 @@
+//go:build gatesoff
+
+package gate
+
+const enforced = false
