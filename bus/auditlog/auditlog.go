@@ -112,7 +112,9 @@ func (o *Operation) Outcome(ctx context.Context, err error, attributes map[strin
 func (o *Operation) Code(sha256 string) { o.e.CodeDigest = sha256 }
 
 // Fact records something that happened without being asked for: a connection, a crash.
-func (r *Recorder) Fact(ctx context.Context, e Entry) error { return r.write(ctx, e, "fact", "done", 0) }
+func (r *Recorder) Fact(ctx context.Context, e Entry) error {
+	return r.write(ctx, e, "fact", "done", 0)
+}
 
 // Denied counts a gate's refusal of a system call.
 func (r *Recorder) Denied(m subject.System, d gate.Decision) {

@@ -13,6 +13,9 @@ package gate
 import (
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -144,6 +147,9 @@ func (t *Table) grant(r *kernelv1.CapRecord, now, boot int64, died []string) ([]
 	if err != nil {
 		return died, fmt.Errorf("gate: capability %s: %w", r.GetId(), err)
 	}
+	if t.entries[r.GetId()] != nil {
+		return died, fmt.Errorf("gate: capability %s was granted before: an id is given once", r.GetId())
+	}
 	e := &Entry{Record: r, Rules: rules}
 	if x := r.GetExpiresAt(); x != nil {
 		e.wall = x.AsTime().UnixNano()
@@ -191,12 +197,19 @@ func (e *Entry) kill(died []string) []string {
 }
 
 func (e *Entry) state() Decision {
+	if e == nil || e.dead || e.wall == 0 {
+		return e.stateAt(0, 0) // no clock is asked where none decides
+	}
+	return e.stateAt(time.Now().UnixNano(), Boottime())
+}
+
+func (e *Entry) stateAt(now, boot int64) Decision {
 	switch {
 	case e == nil:
 		return Unknown
 	case e.dead:
 		return Revoked
-	case e.wall != 0 && (time.Now().UnixNano() >= e.wall || Boottime() >= e.mono):
+	case e.wall != 0 && (now >= e.wall || boot >= e.mono):
 		return Expired
 	}
 	return Allowed
@@ -300,8 +313,9 @@ type View struct {
 	State     Decision            // Allowed, Revoked or Expired
 	RevokedAt time.Time
 	// Expires is the effective expiry, ancestors included; zero is never.
-	Expires  time.Time
-	Children []string
+	Expires time.Time
+	// Children is how many were granted from it, dead ones included.
+	Children int
 }
 
 // Get returns a view of an id.
@@ -312,14 +326,60 @@ func (t *Table) Get(id string) (View, bool) {
 	if e == nil {
 		return View{}, false
 	}
-	v := View{Record: e.Record, Rules: e.Rules, State: e.state(), RevokedAt: e.revoked}
+	return e.view(), true
+}
+
+func (e *Entry) view() View {
+	v := View{Record: e.Record, Rules: e.Rules, State: e.state(), RevokedAt: e.revoked, Children: len(e.children)}
 	if e.wall != 0 {
 		v.Expires = time.Unix(0, e.wall)
 	}
-	for _, c := range e.children {
-		v.Children = append(v.Children, c.Record.GetId())
+	return v
+}
+
+// Children returns views of at most n capabilities granted from id, in the order they were
+// granted, beginning with the one at index from.
+func (t *Table) Children(id string, from, n int) []View {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	e := t.entries[id]
+	if e == nil || from < 0 || from >= len(e.children) {
+		return nil
 	}
-	return v, true
+	page := e.children[from:min(from+n, len(e.children))]
+	out := make([]View, len(page))
+	for i, c := range page {
+		out[i] = c.view()
+	}
+	return out
+}
+
+// LiveChildren counts the capabilities granted from id that are live.
+func (t *Table) LiveChildren(id string) int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	n := 0
+	if e := t.entries[id]; e != nil {
+		n = countLive(slices.Values(e.children))
+	}
+	return n
+}
+
+// Count tells how many capabilities there are, and how many of them are live.
+func (t *Table) Count() (all, live int) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.entries), countLive(maps.Values(t.entries))
+}
+
+func countLive(entries iter.Seq[*Entry]) (n int) {
+	now, boot := time.Now().UnixNano(), Boottime()
+	for e := range entries {
+		if e.stateAt(now, boot) == Allowed {
+			n++
+		}
+	}
+	return n
 }
 
 // Chain lists the ids from the parent up to the root.
