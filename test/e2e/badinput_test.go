@@ -128,12 +128,12 @@ func TestBadInput(t *testing.T) {
 
 	t.Run("manifest files", func(t *testing.T) {
 		for text, want := range map[string]string{
-			"name: alice/bad\nformat: go\nsource: .\nreplicsa: 3\n":                   "replicsa",
-			"name: alice/bad\nformat: go\nsource: .\nprotocol: http\n":                "protocol",
-			"name: alice/bad\nformat: cobol\nsource: .\n":                             "format",
-			"name: alice/bad\nformat: go\nsource: .\nlimits: {memory: lots}\n":        "memory",
-			"name: alice/bad\nformat: go\n":                                           "source",
-			"name: [\n":                                                               "line",
+			"name: alice/bad\nformat: go\nsource: .\nreplicsa: 3\n":                    "replicsa",
+			"name: alice/bad\nformat: go\nsource: .\nprotocol: http\n":                 "protocol",
+			"name: alice/bad\nformat: cobol\nsource: .\n":                              "format",
+			"name: alice/bad\nformat: go\nsource: .\nlimits: {memory: lots}\n":         "memory",
+			"name: alice/bad\nformat: go\n":                                            "source",
+			"name: [\n":                                                                "line",
 			"name: alice/bad\nformat: go\nsource: .\nlimits: {memory: 64Mi, ram: 1}\n": "ram",
 		} {
 			dir := t.TempDir()
