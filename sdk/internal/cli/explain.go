@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/solo-os/solo/proto/fault"
+	"github.com/solo-os/solo/sdk/manifest"
+	"google.golang.org/grpc/codes"
+)
+
+// noHandle says what to do when there is no handle to use.
+func (a *app) noHandle(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fault.New(codes.Unauthenticated, fault.ReasonUnauthenticated, "there is no handle: %v", err).
+			Next("start Solo with `solo up`, which makes %s, or name your handle's file with --handle or SOLO_HANDLE", a.homeDir().Handle())
+	}
+	return err
+}
+
+// explain writes an error for a person.
+func (a *app) explain(err error) {
+	if me, ok := errors.AsType[*manifest.Error](err); ok {
+		fmt.Fprintf(a.Stderr, "solo: %s\n%v\n", fault.ReasonManifestInvalid, me)
+		return
+	}
+	f, ok := errors.AsType[*fault.Error](err)
+	if !ok {
+		fmt.Fprintf(a.Stderr, "solo: %v\n", err)
+		return
+	}
+	fmt.Fprintf(a.Stderr, "solo: %v\n", f)
+	for _, x := range f.Fields {
+		if !strings.Contains(f.Message, x.Description) {
+			fmt.Fprintf(a.Stderr, "  %s: %s\n", x.Path, x.Description)
+		}
+	}
+	for _, m := range []struct{ key, text string }{
+		{"smallest_grant", "what is missing"},
+		{"grantors", "who could grant it"},
+		{"operations", "operations there are"},
+		{"holder", "you are"},
+	} {
+		if v := f.Metadata[m.key]; v != "" {
+			fmt.Fprintf(a.Stderr, "  %s: %s\n", m.text, v)
+		}
+	}
+	if h := a.next(f); h != "" {
+		fmt.Fprintf(a.Stderr, "next: %s\n", h)
+	}
+}
+
+// next says what to do, where the fault does not.
+func (a *app) next(f *fault.Error) string {
+	switch {
+	case f.Help != "":
+		return f.Help
+	case f.Metadata["smallest_grant"] != "":
+		return fmt.Sprintf("ask one who holds it for: solo grant --rule '%s' --public-key YOUR_ID", f.Metadata["smallest_grant"])
+	case f.Code == codes.Unavailable:
+		addr, err := a.address()
+		if err != nil {
+			return ""
+		}
+		return fmt.Sprintf("is Solo running at %s? `solo up` starts it, `solo doctor` looks closer", addr)
+	case f.Code == codes.Unauthenticated:
+		return "check --handle and SOLO_HANDLE; whoever granted the handle can grant a new one"
+	case f.Code == codes.NotFound && f.Reason == fault.ReasonServiceNotFound:
+		return "`solo ps` lists the services that you may list"
+	case f.Reason == fault.ReasonServiceExists:
+		return "`solo update` replaces what runs, `solo kill` stops it"
+	case f.Retryable:
+		return "try again"
+	}
+	return ""
+}
