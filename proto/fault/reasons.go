@@ -68,6 +68,7 @@ const (
 	// A grant is deeper, longer or larger than the granting capability allows.
 	ReasonGrantDepth  = "GRANT_DEPTH"
 	ReasonGrantBudget = "GRANT_BUDGET"
+	ReasonGrantExpiry = "GRANT_EXPIRY"
 	// The id is in use.
 	ReasonCapabilityExists = "CAPABILITY_EXISTS"
 	// The grant happened on an earlier try, and its handle was never stored.

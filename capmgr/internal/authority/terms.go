@@ -1,0 +1,161 @@
+package authority
+
+import (
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/nats-io/nkeys"
+	"github.com/solo-os/solo/bus/gate"
+	"github.com/solo-os/solo/proto/capability"
+	"github.com/solo-os/solo/proto/fault"
+	kernelv1 "github.com/solo-os/solo/proto/solo/kernel/v1"
+	solov1 "github.com/solo-os/solo/proto/solo/v1"
+	"github.com/solo-os/solo/proto/subject"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+const (
+	// defaultTTL is the life time of a grant that names none.
+	defaultTTL = time.Hour
+	// maxTTL bounds the life time of a grant.
+	maxTTL = 100 * 365 * 24 * time.Hour
+)
+
+// terms is what a grant asks for, read and found well-formed.
+type terms struct {
+	rules  capability.Rules
+	ttl    time.Duration // 0: the default, cut to what the parent has
+	depth  uint32
+	budget *solov1.Budget
+	label  string
+	key    string // empty: one is made
+}
+
+func readTerms(req *solov1.GrantCapabilityRequest) (terms, error) {
+	t := terms{ttl: req.GetTtl().AsDuration(), depth: req.GetDepth(), budget: req.GetBudget(), label: req.GetLabel(), key: req.GetPublicKey()}
+	var err error
+	if t.rules, err = readRules(req.GetRules()); err != nil {
+		return t, err
+	}
+	if req.GetTtl() != nil && (t.ttl <= 0 || t.ttl > maxTTL) {
+		return t, fault.Invalid("ttl", "want more than nothing and at most 100 years")
+	}
+	if !utf8.ValidString(t.label) || strings.ContainsFunc(t.label, unicode.IsControl) {
+		return t, fault.Invalid("label", "want text without control characters")
+	}
+	if t.key != "" && !validKey(t.key) {
+		return t, fault.Invalid("public_key", "want the public key of a user nkey: U and 55 more characters")
+	}
+	return t, nil
+}
+
+func readRules(ss []string) (capability.Rules, error) {
+	if len(ss) > capability.MaxRules {
+		return nil, fault.Invalid("rules", "%d of them: at most %d", len(ss), capability.MaxRules)
+	}
+	rules := make(capability.Rules, 0, len(ss))
+	for i, s := range ss {
+		r, err := capability.ParseRule(s)
+		if err != nil {
+			return nil, fault.Invalid("rules["+strconv.Itoa(i)+"]", "%v", err)
+		}
+		rules = append(rules, r)
+	}
+	return rules, nil
+}
+
+func validKey(id string) bool { return subject.ValidID(id) && nkeys.IsValidPublicUserKey(id) }
+
+// attenuate makes the record that a live holder may grant on these terms, or says why not.
+// The record's id is left to the caller.
+func attenuate(t *gate.Table, parent string, want terms, now time.Time) (*kernelv1.CapRecord, error) {
+	v, ok := t.Get(parent)
+	if err := live(v, ok); err != nil {
+		return nil, err
+	}
+	have := v.Record.GetDepth()
+	switch {
+	case have == 0:
+		return nil, fault.New(codes.PermissionDenied, fault.ReasonGrantDepth, "capability %s may not grant: its depth is 0", parent).
+			With("max_depth", "none").Next("ask whoever granted it for one with --depth 1 or more")
+	case want.depth >= have:
+		return nil, fault.New(codes.PermissionDenied, fault.ReasonGrantDepth, "depth: %d asked, at most %d can be granted from a capability of depth %d", want.depth, have-1, have).
+			With("max_depth", strconv.FormatUint(uint64(have-1), 10)).AddField("depth", "at most %d", have-1)
+	}
+	if missing := v.Rules.Missing(want.rules); len(missing) > 0 {
+		return nil, tooWide(t, parent, missing)
+	}
+	expires, err := expiry(v, want.ttl, now)
+	if err != nil {
+		return nil, err
+	}
+	budget, err := within(v.Record.GetBudget(), want.budget)
+	if err != nil {
+		return nil, err
+	}
+	return &kernelv1.CapRecord{
+		Parent: parent, Label: want.label, Rules: want.rules.Strings(), ExpiresAt: timestamppb.New(expires),
+		Depth: want.depth, Budget: budget, Kind: kernelv1.CapKind_CAP_KIND_HOLDER,
+	}, nil
+}
+
+func expiry(parent gate.View, ttl time.Duration, now time.Time) (time.Time, error) {
+	if ttl == 0 {
+		at := now.Add(defaultTTL)
+		if !parent.Expires.IsZero() && parent.Expires.Before(at) {
+			at = parent.Expires
+		}
+		return at, nil
+	}
+	at := now.Add(ttl)
+	if !parent.Expires.IsZero() && at.After(parent.Expires) {
+		longest := parent.Expires.Sub(now).Truncate(time.Second)
+		return at, fault.New(codes.PermissionDenied, fault.ReasonGrantExpiry, "ttl: %s asked, at most %s is left of the granting capability, which ends at %s", ttl, longest, parent.Expires.UTC().Format(time.RFC3339)).
+			With("max_ttl", longest.String()).AddField("ttl", "at most %s", longest)
+	}
+	return at, nil
+}
+
+// within checks a budget against the parent's and fills in what it leaves open.
+func within(parent, want *solov1.Budget) (*solov1.Budget, error) {
+	if parent == nil {
+		return want, nil
+	}
+	b, ok := proto.Clone(want).(*solov1.Budget)
+	if !ok || b == nil {
+		b = &solov1.Budget{}
+	}
+	f := fault.New(codes.PermissionDenied, fault.ReasonGrantBudget, "the budget is larger than the granting capability's")
+	fit := func(field string, have, asked uint64, set func()) {
+		switch {
+		case have == 0:
+		case asked == 0:
+			set()
+		case asked > have:
+			f.AddField("budget."+field, "at most %d", have)
+		}
+	}
+	fit("services", uint64(parent.GetServices()), uint64(b.GetServices()), func() { b.Services = parent.GetServices() })
+	fit("memory_bytes", parent.GetMemoryBytes(), b.GetMemoryBytes(), func() { b.MemoryBytes = parent.GetMemoryBytes() })
+	fit("cpu_millis", uint64(parent.GetCpuMillis()), uint64(b.GetCpuMillis()), func() { b.CpuMillis = parent.GetCpuMillis() })
+	fit("calls_per_second", uint64(parent.GetCallsPerSecond()), uint64(b.GetCallsPerSecond()), func() { b.CallsPerSecond = parent.GetCallsPerSecond() })
+	if have, asked := parent.GetLifetime().AsDuration(), b.GetLifetime().AsDuration(); have > 0 {
+		if asked > have {
+			f.AddField("budget.lifetime", "at most %s", have)
+		}
+		if asked <= 0 {
+			b.Lifetime = durationpb.New(have)
+		}
+	}
+	if len(f.Fields) > 0 {
+		f.Message = f.Fields[0].Path + ": " + f.Fields[0].Description + ", as the granting capability has it"
+		return nil, f
+	}
+	return b, nil
+}
