@@ -9,13 +9,14 @@ import (
 	"github.com/tetratelabs/wazero/sys"
 	"google.golang.org/grpc/codes"
 
+	"github.com/solo-os/solo/deployer/internal/instance"
 	"github.com/solo-os/solo/proto/fault"
 	"github.com/solo-os/solo/sdk/guest/abi"
 )
 
 // run starts a WASI command for one call: arguments and the operation, the payload on stdin, the
 // reply on stdout, and a non-zero exit an error with what it said on stderr.
-func (in *Instance) run(ctx context.Context, r Request) ([]byte, error) {
+func (in *Instance) run(ctx context.Context, r instance.Request) ([]byte, error) {
 	if r.Kind != abi.KindCall {
 		return nil, fault.New(codes.Unimplemented, fault.ReasonUnimplemented, "a WASI command keeps nothing between calls to save or restore")
 	}
@@ -50,10 +51,7 @@ func (in *Instance) run(ctx context.Context, r Request) ([]byte, error) {
 		return nil, serviceError(text).With("exit_code", strconv.FormatUint(uint64(exit.ExitCode()), 10))
 	}
 	if err != nil {
-		f := in.ended(ctx, err)
-		// The next call runs a fresh copy anyway.
-		in.crash.Store(nil)
-		return nil, f
+		return nil, in.ended(ctx, err)
 	}
 	if out.over > 0 {
 		return nil, tooLarge(out.over)

@@ -8,13 +8,16 @@ import (
 	"github.com/tetratelabs/wazero/sys"
 	"google.golang.org/grpc/codes"
 
+	"github.com/solo-os/solo/deployer/internal/engine/inspect"
+	"github.com/solo-os/solo/deployer/internal/instance"
 	"github.com/solo-os/solo/deployer/internal/logline"
 	"github.com/solo-os/solo/proto/fault"
 )
 
-// ended marks the instance dead and says why, as the fault of the call that it died in.
+// ended marks a reactor dead and says why, as the fault of the call that it died in. It is called at
+// most once for each, because a dead instance takes no calls. A command runs anew with the next call.
 func (in *Instance) ended(ctx context.Context, err error) *fault.Error {
-	c := &Crash{Kind: "trap", Message: "the guest trapped", Trace: logline.Clean(err.Error())}
+	c := &instance.Crash{Kind: "trap", Message: "the guest trapped", Trace: logline.Clean(err.Error())}
 	f := fault.New(codes.Internal, fault.ReasonInstanceCrashed, "")
 	exit, exited := errors.AsType[*sys.ExitError](err)
 	_ = in.stderr.Close()
@@ -48,7 +51,10 @@ func (in *Instance) ended(ctx context.Context, err error) *fault.Error {
 	if f.Message == "" {
 		f.Message = c.Message
 	}
-	in.crash.Store(c)
+	if in.module.Info.Kind == inspect.Reactor {
+		in.crash.Store(c)
+		close(in.done)
+	}
 	return f.Because(c)
 }
 

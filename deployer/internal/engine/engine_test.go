@@ -16,6 +16,7 @@ import (
 
 	"github.com/solo-os/solo/deployer/internal/engine"
 	"github.com/solo-os/solo/deployer/internal/engine/enginetest"
+	"github.com/solo-os/solo/deployer/internal/instance"
 	"github.com/solo-os/solo/proto/fault"
 	"github.com/solo-os/solo/sdk/guest/abi"
 )
@@ -153,14 +154,14 @@ func start(t testing.TB, m *engine.Module, cfg engine.InstanceConfig) *engine.In
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = in.Close() })
+	t.Cleanup(func() { in.Close(0) })
 	return in
 }
 
 func call(in *engine.Instance, op, payload string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	out, err := in.Call(ctx, engine.Request{Op: op, Payload: []byte(payload), Caller: "UCALLER"})
+	out, err := in.Call(ctx, instance.Request{Op: op, Payload: []byte(payload), Caller: "UCALLER"})
 	return string(out), err
 }
 
@@ -219,14 +220,14 @@ func TestSaveAndRestore(t *testing.T) {
 	if _, err := call(old, "count", ""); err != nil {
 		t.Fatal(err)
 	}
-	saved, err := old.Call(t.Context(), engine.Request{Kind: abi.KindSave})
+	saved, err := old.Call(t.Context(), instance.Request{Kind: abi.KindSave})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := fresh.Call(t.Context(), engine.Request{Kind: abi.KindRestore, Op: "0", Payload: saved}); err == nil {
+	if _, err := fresh.Call(t.Context(), instance.Request{Kind: abi.KindRestore, Op: "0", Payload: saved}); err == nil {
 		t.Error("a refused version passed")
 	}
-	if _, err := fresh.Call(t.Context(), engine.Request{Kind: abi.KindRestore, Op: "1", Payload: saved}); err != nil {
+	if _, err := fresh.Call(t.Context(), instance.Request{Kind: abi.KindRestore, Op: "1", Payload: saved}); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := call(fresh, "count", ""); err != nil || got != "2" {
@@ -284,14 +285,15 @@ func TestWhatEndsAnInstance(t *testing.T) {
 				ctx, cancel = context.WithTimeout(t.Context(), c.timeout)
 			}
 			defer cancel()
-			_, err := in.Call(ctx, engine.Request{Op: c.op, Payload: []byte(c.payload)})
+			_, err := in.Call(ctx, instance.Request{Op: c.op, Payload: []byte(c.payload)})
 			if !fault.Is(err, c.reason) || !strings.Contains(err.Error(), c.inReason) {
 				t.Errorf("got %v", err)
 			}
-			crash, ok := errors.AsType[*engine.Crash](err)
+			crash, ok := errors.AsType[*instance.Crash](err)
 			if !ok || crash != in.Crash() || crash.Kind != c.kind || !strings.Contains(crash.Trace, c.inTrace) || crash.Error() == "" {
 				t.Errorf("crash %+v", crash)
 			}
+			<-in.Done()
 			if _, err := call(in, c.op, ""); !fault.Is(err, fault.ReasonUnavailable) {
 				t.Errorf("a dead instance answered: %v", err)
 			}
@@ -311,16 +313,17 @@ func TestCancelStopsACall(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		_, err := in.Call(ctx, engine.Request{Op: "spin"})
+		_, err := in.Call(ctx, instance.Request{Op: "spin"})
 		done <- err
 	}()
 	cancel()
 	if err := <-done; !fault.Is(err, fault.ReasonUnavailable) {
 		t.Errorf("got %v", err)
 	}
-	if err := in.Close(); err != nil {
-		t.Fatal(err)
+	if in.Pid() != os.Getpid() {
+		t.Errorf("pid %d", in.Pid())
 	}
+	in.Close(0)
 	if _, err := call(in, "echo", ""); !fault.Is(err, fault.ReasonUnavailable) {
 		t.Errorf("a closed instance answered: %v", err)
 	}
@@ -363,10 +366,10 @@ func TestCommand(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := in.Call(ctx, engine.Request{Op: "spin"}); !fault.Is(err, fault.ReasonDeadlineExceeded) {
+	if _, err := in.Call(ctx, instance.Request{Op: "spin"}); !fault.Is(err, fault.ReasonDeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
-	if _, err := in.Call(t.Context(), engine.Request{Kind: abi.KindSave}); !fault.Is(err, fault.ReasonUnimplemented) {
+	if _, err := in.Call(t.Context(), instance.Request{Kind: abi.KindSave}); !fault.Is(err, fault.ReasonUnimplemented) {
 		t.Errorf("got %v", err)
 	}
 	if got, err := call(in, "upper", "again"); err != nil || got != "AGAIN" {
@@ -391,7 +394,7 @@ func benchCall(b *testing.B, in *engine.Instance, op string) {
 	ctx, cancel := context.WithTimeout(b.Context(), time.Hour)
 	defer cancel()
 	for b.Loop() {
-		if _, err := in.Call(ctx, engine.Request{Op: op, Payload: []byte("hello")}); err != nil {
+		if _, err := in.Call(ctx, instance.Request{Op: op, Payload: []byte("hello")}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -404,6 +407,6 @@ func BenchmarkGoStart(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		_ = in.Close()
+		in.Close(0)
 	}
 }

@@ -3,9 +3,8 @@ package engine
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
-	"io"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/solo-os/solo/deployer/internal/engine/inspect"
+	"github.com/solo-os/solo/deployer/internal/instance"
 	"github.com/solo-os/solo/deployer/internal/logline"
 	"github.com/solo-os/solo/proto/fault"
 	"github.com/solo-os/solo/sdk/guest/abi"
@@ -39,28 +39,6 @@ type InstanceConfig struct {
 	Host Host
 }
 
-// Request is one message for an instance.
-type Request struct {
-	// Kind is one of the abi package's; a WASI command knows KindCall alone.
-	Kind    uint32
-	Op      string
-	Payload []byte
-	// Caller is the capability id behind the call.
-	Caller string
-}
-
-// Crash tells how an instance, or one run of a command, ended. It is the cause of the fault that the
-// call it died in returns.
-type Crash struct {
-	// Kind is trap, deadline, memory or exit.
-	Kind    string
-	Message string
-	Trace   string
-}
-
-// Error returns the message.
-func (c *Crash) Error() string { return c.Message }
-
 // Instance is one running copy of a module. Its methods are safe for concurrent use.
 type Instance struct {
 	module *Module
@@ -68,7 +46,8 @@ type Instance struct {
 	host   Host
 	cpu    atomic.Int64 // nanoseconds
 	mem    atomic.Pointer[linear]
-	crash  atomic.Pointer[Crash]
+	done   chan struct{} // closed with crash set
+	crash  atomic.Pointer[instance.Crash]
 
 	mu     sync.Mutex // held while guest code runs; guards what follows
 	mod    api.Module // nil for commands
@@ -94,7 +73,7 @@ func (m *Module) Instantiate(ctx context.Context, cfg InstanceConfig) (*Instance
 			"the module starts with %d bytes of memory, above its limit of %d", need, cfg.MemoryBytes).
 			AddField("manifest.limits.memory_bytes", "must be at least %d", need)
 	}
-	in := &Instance{module: m, cfg: cfg, host: cfg.Host}
+	in := &Instance{module: m, cfg: cfg, host: cfg.Host, done: make(chan struct{})}
 	in.stdout = logline.NewWriter(func(l string) { in.host.Output("stdout", l) })
 	in.stderr = logline.NewWriter(func(l string) { in.tail.Add(l); in.host.Output("stderr", l) })
 	if m.Info.Kind == inspect.Command {
@@ -189,7 +168,7 @@ func threadCPU() int64 {
 
 // Call runs one message and returns the reply, or a fault: SERVICE_ERROR and OPERATION_UNKNOWN are
 // the guest's own word, after any other the instance is dead and Crash says why.
-func (in *Instance) Call(ctx context.Context, r Request) ([]byte, error) {
+func (in *Instance) Call(ctx context.Context, r instance.Request) ([]byte, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.closed || in.crash.Load() != nil {
@@ -216,7 +195,7 @@ func (in *Instance) Call(ctx context.Context, r Request) ([]byte, error) {
 }
 
 // answer turns what the guest put out into the reply.
-func (in *Instance) answer(r Request, ok bool) ([]byte, error) {
+func (in *Instance) answer(r instance.Request, ok bool) ([]byte, error) {
 	reply := in.reply
 	in.reply = nil
 	switch {
@@ -250,17 +229,9 @@ func tooLarge(n int) *fault.Error {
 	return fault.New(codes.OutOfRange, fault.ReasonTooLarge, "the reply has %d bytes; the bound is %d", n, abi.MaxPayload)
 }
 
-// Usage is what an instance has used so far.
-type Usage struct {
-	// MemoryBytes is the present size of its linear memory.
-	MemoryBytes uint64
-	// CPU is the processor time of its calls and its start.
-	CPU time.Duration
-}
-
 // Usage measures, also while a call runs.
-func (in *Instance) Usage() Usage {
-	u := Usage{CPU: time.Duration(in.cpu.Load())}
+func (in *Instance) Usage() instance.Usage {
+	u := instance.Usage{CPU: time.Duration(in.cpu.Load())}
 	if m := in.mem.Load(); m != nil {
 		u.MemoryBytes = m.size.Load()
 	}
@@ -268,17 +239,24 @@ func (in *Instance) Usage() Usage {
 }
 
 // Crash returns how the instance ended, or nil while it lives.
-func (in *Instance) Crash() *Crash { return in.crash.Load() }
+func (in *Instance) Crash() *instance.Crash { return in.crash.Load() }
+
+// Done is closed once the instance is dead.
+func (in *Instance) Done() <-chan struct{} { return in.done }
+
+// Pid is this process.
+func (in *Instance) Pid() int { return os.Getpid() }
 
 // Close waits for the running call, whose context should be cancelled first, and frees everything.
-func (in *Instance) Close() error {
+func (in *Instance) Close(time.Duration) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.closed {
-		return nil
+		return
 	}
 	in.release()
-	return errors.Join(in.stdout.Close(), in.stderr.Close())
+	_ = in.stdout.Close() // line writers do not fail
+	_ = in.stderr.Close()
 }
 
 // release frees module and memory; no guest code may be running.
@@ -293,4 +271,4 @@ func (in *Instance) release() {
 	}
 }
 
-var _ io.Closer = (*Instance)(nil)
+var _ instance.Instance = (*Instance)(nil)

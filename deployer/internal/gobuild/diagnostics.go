@@ -1,0 +1,106 @@
+package gobuild
+
+import (
+	"encoding/json"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/solo-os/solo/proto/fault"
+	solov1 "github.com/solo-os/solo/proto/solo/v1"
+)
+
+// Bounds of what a failed build says.
+const (
+	maxDiagnostics = 50
+	maxMessage     = 2000
+)
+
+// parse reads the go command's output: `file:line:column: message`, indented lines that continue a
+// message, and what has no position.
+func parse(output string) []*solov1.Diagnostic {
+	var out []*solov1.Diagnostic
+	for line := range strings.Lines(output) {
+		line = strings.TrimRight(line, "\r\n")
+		switch {
+		case strings.TrimSpace(line) == "", strings.HasPrefix(line, "# "):
+			continue
+		case (line[0] == '\t' || line[0] == ' ') && len(out) > 0:
+			last := out[len(out)-1]
+			if len(last.Message) < maxMessage {
+				last.Message += "\n" + line
+			}
+			continue
+		}
+		if len(out) == maxDiagnostics {
+			break
+		}
+		out = append(out, diagnostic(line))
+	}
+	return out
+}
+
+func diagnostic(line string) *solov1.Diagnostic {
+	d := &solov1.Diagnostic{Severity: "error", Message: strings.TrimPrefix(line, "go: ")}
+	file, rest, ok := strings.Cut(line, ":")
+	if ok && (strings.HasSuffix(file, ".go") || strings.HasSuffix(file, ".s") || path.Base(file) == "go.mod") {
+		if n, after, ok := number(rest); ok {
+			d.File, d.Line, d.Message = path.Clean(file), n, after
+			if n, after, ok := number(after); ok {
+				d.Column, d.Message = n, after
+			}
+		}
+	}
+	d.Message = strings.TrimSpace(d.Message)
+	if len(d.Message) > maxMessage {
+		d.Message = d.Message[:maxMessage]
+	}
+	return d
+}
+
+// number reads `12:rest`.
+func number(s string) (n uint32, rest string, ok bool) {
+	a, rest, ok := strings.Cut(s, ":")
+	v, err := strconv.ParseUint(a, 10, 32)
+	return uint32(v), rest, ok && err == nil
+}
+
+// failed is the fault for source that does not compile: each diagnostic is a field, and all of
+// them stand as JSON in metadata `diagnostics`.
+func failed(ds []*solov1.Diagnostic) *fault.Error {
+	first := "the go command said nothing"
+	if len(ds) > 0 {
+		first = position(ds[0]) + ": " + ds[0].GetMessage()
+		if len(ds) > 1 {
+			first += fmt.Sprintf(" (and %d more)", len(ds)-1)
+		}
+	}
+	e := fault.New(codes.InvalidArgument, fault.ReasonBuildFailed, "the source does not compile: %s", first).Next("correct the source at the named places and deploy again")
+	list := make([]json.RawMessage, 0, len(ds))
+	for _, d := range ds {
+		e.AddField("code.files["+position(d)+"]", "%s", d.GetMessage())
+		if b, err := protojson.Marshal(d); err == nil {
+			list = append(list, b)
+		}
+	}
+	if b, err := json.Marshal(list); err == nil {
+		e.With("diagnostics", string(b))
+	}
+	return e
+}
+
+func position(d *solov1.Diagnostic) string {
+	switch {
+	case d.GetFile() == "":
+		return "go"
+	case d.GetLine() == 0:
+		return d.GetFile()
+	case d.GetColumn() == 0:
+		return fmt.Sprintf("%s:%d", d.GetFile(), d.GetLine())
+	}
+	return fmt.Sprintf("%s:%d:%d", d.GetFile(), d.GetLine(), d.GetColumn())
+}
