@@ -84,6 +84,8 @@ type Reader struct {
 	sub    *nats.Subscription
 	window int
 	owed   int
+	given  time.Time     // when credit was last given
+	every  time.Duration // within which credit is given
 	next   uint64
 	once   sync.Once
 }
@@ -115,7 +117,7 @@ func (p Peer) Open(ctx context.Context, component, op string, s subject.Service,
 	if err := sub.SetPendingLimits(2*window, -1); err != nil {
 		return nil, errors.Join(TransportError(err, component), sub.Unsubscribe())
 	}
-	r := &Reader{peer: p, credit: subject.Str(component, subject.StreamCredit, s, p.ID), stream: rand.Text(), sub: sub, window: window, next: 1}
+	r := &Reader{peer: p, credit: subject.Str(component, subject.StreamCredit, s, p.ID), stream: rand.Text(), sub: sub, window: window, next: 1, given: time.Now(), every: creditEvery}
 	m := nats.NewMsg(subject.Str(component, op, s, p.ID))
 	m.Reply, m.Data = inbox, b
 	m.Header.Set(HeaderStream, r.stream)
@@ -127,9 +129,11 @@ func (p Peer) Open(ctx context.Context, component, op string, s subject.Service,
 }
 
 // Next waits for the next answer. It returns ErrEnd after the last one, or the stream's fault.
+// A reader that stays away from Next for longer than 20 s loses the stream. Next is for one
+// goroutine at a time; Close may be called from another.
 func (r *Reader) Next(ctx context.Context, v proto.Message) error {
 	for {
-		wait, cancel := context.WithTimeout(ctx, creditEvery)
+		wait, cancel := context.WithTimeout(ctx, r.every)
 		m, err := r.sub.NextMsgWithContext(wait)
 		cancel()
 		switch {
@@ -140,6 +144,8 @@ func (r *Reader) Next(ctx context.Context, v proto.Message) error {
 				return err
 			}
 			continue
+		case errors.Is(err, nats.ErrSlowConsumer):
+			return errLost()
 		case err != nil:
 			return TransportError(err, "the stream")
 		}
@@ -149,14 +155,17 @@ func (r *Reader) Next(ctx context.Context, v proto.Message) error {
 		if m.Header.Get("Status") == "503" {
 			return TransportError(nats.ErrNoResponders, "the component")
 		}
-		if m.Header.Get(HeaderEnd) != "" {
+		if end := m.Header.Get(HeaderEnd); end != "" {
+			if n, _ := strconv.ParseUint(end, 10, 64); n != r.next-1 {
+				return errLost()
+			}
 			return ErrEnd
 		}
 		if seq, _ := strconv.ParseUint(m.Header.Get(HeaderSequence), 10, 64); seq != r.next {
-			return fault.Unavailable(0, "answers of the stream were lost; begin again after the last one seen")
+			return errLost()
 		}
 		r.next++
-		if r.owed++; r.owed >= r.window/2 {
+		if r.owed++; r.owed >= r.window/2 || time.Since(r.given) >= r.every {
 			if err := r.give(); err != nil {
 				return err
 			}
@@ -166,6 +175,10 @@ func (r *Reader) Next(ctx context.Context, v proto.Message) error {
 		}
 		return nil
 	}
+}
+
+func errLost() error {
+	return fault.Unavailable(0, "answers of the stream were lost; begin again after the last one seen")
 }
 
 // ErrEnd says that a stream is complete.
@@ -181,7 +194,7 @@ func (r *Reader) Close() {
 
 func (r *Reader) give() error {
 	n := r.owed
-	r.owed = 0
+	r.owed, r.given = 0, time.Now()
 	return r.send("+" + strconv.Itoa(n))
 }
 

@@ -13,6 +13,7 @@ package rpc
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -34,7 +35,8 @@ const (
 	HeaderCredit = "Solo-Credit"
 	// HeaderSequence counts the answers of a stream from 1.
 	HeaderSequence = "Solo-Sequence"
-	// HeaderEnd marks the last message of a stream: empty body, or an error.
+	// HeaderEnd marks the last message of a stream, with an empty body or an error, and says how
+	// many answers came before it.
 	HeaderEnd = "Solo-End"
 	// HeaderInstance and HeaderRevision tell which instance answered a call to a service.
 	HeaderInstance = "Solo-Instance"
@@ -109,4 +111,15 @@ func decode(json bool, b []byte, v proto.Message) error {
 		return protojson.Unmarshal(b, v)
 	}
 	return proto.Unmarshal(b, v)
+}
+
+// unknownField reads the name of the field out of protojson's error about one that the message
+// does not have.
+func unknownField(err error) (string, bool) {
+	_, rest, ok := strings.Cut(err.Error(), `unknown field "`)
+	if !ok {
+		return "", false
+	}
+	name, _, ok := strings.Cut(rest, `"`)
+	return name, ok
 }

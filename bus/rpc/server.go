@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -49,6 +50,9 @@ type Options struct {
 	Denied Denied
 	// Concurrency bounds requests under way; default 256. Streams are bounded apart, by the same number.
 	Concurrency int
+	// StreamIdle is how long a stream's reader may give no sign; default 20 s, well above the 5 s
+	// in which a Reader gives one.
+	StreamIdle time.Duration
 }
 
 // Server answers a component's system calls.
@@ -73,6 +77,9 @@ type Server struct {
 func NewServer(o Options) (*Server, error) {
 	if o.Concurrency == 0 {
 		o.Concurrency = 256
+	}
+	if o.StreamIdle == 0 {
+		o.StreamIdle = streamIdle
 	}
 	v, err := protovalidate.New()
 	if err != nil {
@@ -122,7 +129,11 @@ func HandleStream[Req, Resp any, Q message[Req], R message[Resp]](s *Server, op 
 
 func (s *Server) decode(json bool, b []byte, req proto.Message) error {
 	if err := decode(json, b, req); err != nil {
-		return fault.New(codes.InvalidArgument, fault.ReasonInvalidArgument, "the body is not a %s: %v", req.ProtoReflect().Descriptor().FullName(), err)
+		name := req.ProtoReflect().Descriptor().FullName()
+		if field, ok := unknownField(err); ok {
+			return fault.Invalid(field, "%s has no such field", name)
+		}
+		return fault.New(codes.InvalidArgument, fault.ReasonInvalidArgument, "the body is not a %s: %v", name, err)
 	}
 	return Validate(s.check, req)
 }
@@ -168,17 +179,26 @@ func (s *Server) Start() error {
 }
 
 // Close stops taking requests, ends streams with UNAVAILABLE, and waits for what is under way
-// until ctx ends; then it cancels it and waits.
+// until ctx ends; then it cancels it and waits. Requests that were delivered but had not begun
+// are answered with UNAVAILABLE.
 func (s *Server) Close(ctx context.Context) {
-	for _, x := range s.subs {
-		_ = x.Unsubscribe() // a lost connection delivers nothing either
-	}
 	s.mu.Lock()
 	s.closing = true
 	for _, w := range s.open {
 		w.end(fault.Unavailable(250*time.Millisecond, "%s is stopping; open the stream again after the last record seen", s.o.Component))
 	}
 	s.mu.Unlock()
+	for _, x := range s.subs {
+		closed := x.StatusChanged(nats.SubscriptionClosed)
+		if x.Drain() != nil {
+			continue // a lost connection delivers nothing either
+		}
+		select {
+		case <-closed:
+		case <-ctx.Done():
+			_ = x.Unsubscribe() // it may have closed meanwhile
+		}
+	}
 	done := make(chan struct{})
 	go func() { s.wg.Wait(); close(done) }()
 	select {
@@ -239,17 +259,52 @@ func (s *Server) onCall(m *nats.Msg) {
 	}
 	if !s.begin() {
 		<-s.slots
-		s.answer(m, nil, fault.Unavailable(250*time.Millisecond, "%s is stopping", s.o.Component))
+		s.answer(m, nil, s.stopping())
 		return
 	}
 	go func() {
 		defer s.wg.Done()
 		defer func() { <-s.slots }()
-		ctx, cancel := context.WithTimeout(s.run, Timeout(m))
-		defer cancel()
-		b, err := s.guard(c, func() ([]byte, error) { return f(ctx, c, isJSON(m.Header), m.Data) })
-		s.answer(m, b, err)
+		s.work(c, m, f)
 	}()
+}
+
+// work runs one request and answers it once: with its result, or at its deadline with that,
+// though it may still be running then.
+func (s *Server) work(c Caller, m *nats.Msg, f func(context.Context, Caller, bool, []byte) ([]byte, error)) {
+	ctx, cancel := context.WithTimeout(s.run, Timeout(m))
+	defer cancel()
+	var once sync.Once
+	overdue := make(chan struct{})
+	inTime := context.AfterFunc(ctx, func() {
+		defer close(overdue)
+		once.Do(func() { s.answer(m, nil, s.ended(ctx.Err())) })
+	})
+	b, err := s.guard(c, func() ([]byte, error) { return f(ctx, c, isJSON(m.Header), m.Data) })
+	once.Do(func() { s.answer(m, b, s.ended(err)) })
+	if !inTime() {
+		<-overdue
+	}
+}
+
+// ended is an error of a handler as its caller shall see it: the end of a context is no defect.
+func (s *Server) ended(err error) error {
+	if _, ok := errors.AsType[*fault.Error](err); ok || err == nil {
+		return err
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return fault.New(codes.DeadlineExceeded, fault.ReasonDeadlineExceeded, "%s did not finish before the deadline; it may still take effect", s.o.Component).Because(err)
+	case errors.Is(err, context.Canceled):
+		return s.stopping()
+	case errors.Is(err, nats.ErrMaxPayload):
+		return fault.New(codes.ResourceExhausted, fault.ReasonTooLarge, "the answer is larger than the bus carries (2 MiB); ask for less at a time").Final().Because(err)
+	}
+	return err
+}
+
+func (s *Server) stopping() *fault.Error {
+	return fault.Unavailable(250*time.Millisecond, "%s is stopping", s.o.Component)
 }
 
 func (s *Server) busy() error {
@@ -280,8 +335,13 @@ func (s *Server) answer(m *nats.Msg, b []byte, err error) {
 		}
 		ErrorReply(r, f)
 	}
-	if err := s.o.Conn.PublishMsg(r); err != nil {
-		s.o.Log.Warn("an answer could not be sent", "subject", m.Subject, "error", err)
+	perr := s.o.Conn.PublishMsg(r)
+	if errors.Is(perr, nats.ErrMaxPayload) {
+		ErrorReply(r, s.ended(perr))
+		perr = s.o.Conn.PublishMsg(r)
+	}
+	if perr != nil {
+		s.o.Log.Warn("an answer could not be sent", "subject", m.Subject, "error", perr)
 	}
 }
 

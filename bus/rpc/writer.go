@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/solo-os/solo/proto/fault"
+	"github.com/solo-os/solo/proto/subject"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 )
@@ -59,8 +61,8 @@ func (w *writer) take(ctx context.Context) error {
 }
 
 // watch ends the stream when its reader has been silent for too long.
-func (w *writer) watch(ctx context.Context) {
-	t := time.NewTicker(streamIdle / 4)
+func (w *writer) watch(ctx context.Context, patience time.Duration) {
+	t := time.NewTicker(patience / 4)
 	defer t.Stop()
 	for {
 		select {
@@ -70,19 +72,22 @@ func (w *writer) watch(ctx context.Context) {
 			w.mu.Lock()
 			idle := time.Since(w.seen)
 			w.mu.Unlock()
-			if idle > streamIdle {
-				w.end(fault.New(codes.DeadlineExceeded, fault.ReasonDeadlineExceeded, "the reader of the stream gave no sign for %s", streamIdle))
+			if idle > patience {
+				w.end(fault.New(codes.DeadlineExceeded, fault.ReasonDeadlineExceeded, "the reader of the stream gave no sign for %s", patience))
 				return
 			}
 		}
 	}
 }
 
+// errReaderGone ends a stream whose reader wants no more.
+var errReaderGone = errors.New("the reader has closed the stream")
+
 func (s *Server) onStream(m *nats.Msg) {
 	c, err := s.admit(m)
 	key := c.ID + " " + m.Header.Get(HeaderStream)
 	credit := m.Header.Get(HeaderCredit)
-	if err == nil && s.streams[c.Op] == nil {
+	if err == nil && c.Op == subject.StreamCredit {
 		s.onCredit(key, credit)
 		return
 	}
@@ -90,7 +95,11 @@ func (s *Server) onStream(m *nats.Msg) {
 		return
 	}
 	if err != nil {
-		s.endStream(m, err)
+		s.endStream(m, 0, err)
+		return
+	}
+	if s.streams[c.Op] == nil {
+		s.endStream(m, 0, fault.New(codes.Unimplemented, fault.ReasonUnimplemented, "%s has no stream %q", s.o.Component, c.Op))
 		return
 	}
 	n, cerr := strconv.Atoi(credit)
@@ -100,33 +109,50 @@ func (s *Server) onStream(m *nats.Msg) {
 	select {
 	case s.lanes <- struct{}{}:
 	default:
-		s.endStream(m, s.busy())
-		return
-	}
-	if !s.begin() {
-		<-s.lanes
-		s.endStream(m, fault.Unavailable(250*time.Millisecond, "%s is stopping", s.o.Component))
+		s.endStream(m, 0, s.busy())
 		return
 	}
 	ctx, cancel := context.WithCancelCause(s.run)
 	w := &writer{cancel: cancel, credit: min(n, maxCredit), seen: time.Now(), wake: make(chan struct{}, 1)}
-	s.mu.Lock()
-	s.open[key] = w
-	s.mu.Unlock()
-	s.wg.Go(func() { w.watch(ctx) })
+	if err := s.beginStream(key, w); err != nil {
+		cancel(nil)
+		<-s.lanes
+		s.endStream(m, 0, err)
+		return
+	}
+	s.wg.Go(func() { w.watch(ctx, s.o.StreamIdle) })
 	go func() {
 		defer s.wg.Done()
 		defer func() { <-s.lanes }()
-		err := s.write(ctx, w, c, m)
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
-		}
+		seq, err := s.write(ctx, w, c, m)
+		cause := context.Cause(ctx)
 		cancel(nil)
 		s.mu.Lock()
 		delete(s.open, key)
 		s.mu.Unlock()
-		s.endStream(m, err)
+		if errors.Is(cause, errReaderGone) {
+			return // nobody listens for an end
+		}
+		if err != nil && cause != nil {
+			err = cause
+		}
+		s.endStream(m, seq, s.ended(err))
 	}()
+}
+
+// beginStream counts a stream and opens it for credits, unless the server is closing.
+func (s *Server) beginStream(key string, w *writer) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return s.stopping()
+	}
+	if s.open[key] != nil {
+		return fault.New(codes.AlreadyExists, fault.ReasonInvalidArgument, "the stream id is in use: open each stream with its own %s header", HeaderStream)
+	}
+	s.open[key] = w
+	s.wg.Add(1)
+	return nil
 }
 
 // onCredit takes the sign of a reader: "+n" more answers, "0" no more at all.
@@ -138,7 +164,7 @@ func (s *Server) onCredit(key, credit string) {
 		return
 	}
 	if credit == "0" {
-		w.end(context.Canceled)
+		w.end(errReaderGone)
 		return
 	}
 	if n, err := strconv.Atoi(strings.TrimPrefix(credit, "+")); err == nil && n >= 0 {
@@ -146,8 +172,8 @@ func (s *Server) onCredit(key, credit string) {
 	}
 }
 
-func (s *Server) write(ctx context.Context, w *writer, c Caller, m *nats.Msg) error {
-	var seq uint64
+// write runs a stream and returns how many answers it sent.
+func (s *Server) write(ctx context.Context, w *writer, c Caller, m *nats.Msg) (seq uint64, err error) {
 	json := isJSON(m.Header)
 	send := func(v proto.Message) error {
 		if err := w.take(ctx); err != nil {
@@ -160,21 +186,36 @@ func (s *Server) write(ctx context.Context, w *writer, c Caller, m *nats.Msg) er
 		if err != nil {
 			return err
 		}
-		seq++
-		r := nats.NewMsg(m.Reply)
+		r := s.streamMessage(m)
 		r.Data = b
-		r.Header.Set(HeaderSequence, strconv.FormatUint(seq, 10))
-		return s.o.Conn.PublishMsg(r)
+		r.Header.Set(HeaderSequence, strconv.FormatUint(seq+1, 10))
+		if err := s.o.Conn.PublishMsg(r); err != nil {
+			return err
+		}
+		seq++
+		return nil
 	}
-	_, err := s.guard(c, func() ([]byte, error) { return nil, s.streams[c.Op](ctx, c, json, m.Data, send) })
-	return err
+	_, err = s.guard(c, func() ([]byte, error) { return nil, s.streams[c.Op](ctx, c, json, m.Data, send) })
+	return seq, err
 }
 
-func (s *Server) endStream(m *nats.Msg, err error) {
+func (s *Server) streamMessage(m *nats.Msg) *nats.Msg {
 	r := nats.NewMsg(m.Reply)
-	r.Header.Set(HeaderEnd, "1")
+	if isJSON(m.Header) {
+		r.Header.Set(headerContentType, typeJSON)
+	}
+	return r
+}
+
+func (s *Server) endStream(m *nats.Msg, seq uint64, err error) {
+	r := s.streamMessage(m)
+	r.Header.Set(HeaderEnd, strconv.FormatUint(seq, 10))
 	if err != nil {
-		ErrorReply(r, err)
+		f := fault.From(err)
+		if f.Code == codes.Internal {
+			s.o.Log.Error("stream failed inside", "subject", m.Subject, "error", err, "cause", f.Unwrap())
+		}
+		ErrorReply(r, f)
 	}
 	if err := s.o.Conn.PublishMsg(r); err != nil {
 		s.o.Log.Warn("the end of a stream could not be sent", "subject", m.Subject, "error", err)
