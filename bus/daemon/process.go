@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -51,8 +52,10 @@ type Process struct {
 	control *nats.Subscription
 	socket  *http.Server
 	drain   context.CancelFunc
-	bg      sync.WaitGroup
-	stopBG  context.CancelFunc
+	// draining is set before drain is called.
+	draining atomic.Bool
+	bg       sync.WaitGroup
+	stopBG   context.CancelFunc
 
 	mu     sync.Mutex
 	ready  bool                        // mu
@@ -145,6 +148,10 @@ func (p *Process) Ready(ctx context.Context, addresses map[string]string) error 
 	return nil
 }
 
+// Draining tells whether the process was told over the bus to drain: a planned end of all of Solo.
+// A process that ends for any other reason may be replaced at once, and leaves what outlives it alone.
+func (p *Process) Draining() bool { return p.draining.Load() }
+
 // SetHealth sets what is asked at each health check; nil is always well.
 func (p *Process) SetHealth(f func(context.Context) error) {
 	p.mu.Lock()
@@ -208,6 +215,7 @@ func (p *Process) onControl(m *nats.Msg) {
 		}
 		resp = &kernelv1.MetricsResponse{Text: b}
 	case subject.ControlDrain:
+		p.draining.Store(true)
 		p.drain()
 		resp = &kernelv1.HealthResponse{Ok: true}
 	default:
