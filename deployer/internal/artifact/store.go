@@ -170,6 +170,20 @@ func (s *Store) show(sha, tmp string, size int64) error {
 	return nil
 }
 
+// Scratch writes bytes to a file that is not kept; the caller removes it.
+func (s *Store) Scratch(b []byte) (path string, err error) {
+	f, err := s.temp()
+	if err != nil {
+		return "", fault.Unavailable(time.Second, "code cannot be written now").Because(err)
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(f.Name())
+		return "", fault.Unavailable(time.Second, "code cannot be written now").Because(err)
+	}
+	return f.Name(), nil
+}
+
 // temp makes a file in the store's directory, to be renamed.
 func (s *Store) temp() (*os.File, error) { return os.CreateTemp(s.dir, "tmp-") }
 
