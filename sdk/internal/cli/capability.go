@@ -132,15 +132,18 @@ func (a *app) grant(cmd *cobra.Command, req *solov1.GrantCapabilityRequest, out 
 
 func (a *app) revokeCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "revoke ID",
-		Short: "Kill a capability and everything granted from it",
-		Args:  exactly(1, "the id of the capability (U...)"),
+		Use:     "revoke ID|FILE",
+		Short:   "Kill a capability and everything granted from it",
+		Long:    "The capability is named by its id, or by a file that holds its handle.",
+		Example: "  solo revoke bob.nk",
+		Args:    exactly(1, "the id of the capability (U...), or the file of its handle"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if strings.HasPrefix(args[0], "S") {
-				return misuse("that is a handle, a secret: revoke wants the id, U...; `solo handle FILE` shows it")
+			id, err := a.capabilityID(args[0])
+			if err != nil {
+				return err
 			}
 			return a.client(cmd, quick, func(ctx context.Context, c *agent.Client) error {
-				resp, err := c.Revoke(ctx, args[0])
+				resp, err := c.Revoke(ctx, id)
 				if err != nil {
 					return err
 				}
@@ -152,16 +155,38 @@ func (a *app) revokeCommand() *cobra.Command {
 	}
 }
 
+// capabilityID reads an argument that names a capability: an id, or a handle's file.
+func (a *app) capabilityID(arg string) (string, error) {
+	switch {
+	case subject.ValidID(arg):
+		return arg, nil
+	case strings.HasPrefix(arg, "SU") && len(arg) == 58:
+		return "", misuse("that is a handle, a secret: name the capability by its id, U..., or by the file that holds the handle")
+	}
+	if _, err := os.Stat(a.path(arg)); err != nil {
+		return "", misuse("%q is neither an id, U and 55 more characters, nor a file with a handle", arg)
+	}
+	seed, err := agent.ReadHandle(a.path(arg))
+	if err != nil {
+		return "", err
+	}
+	return agent.ID(seed)
+}
+
 func (a *app) capsCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "caps [ID]",
+		Use:   "caps [ID|FILE]",
 		Short: "Show a capability, where it came from and what came from it; your own by default",
 		Args:  between(0, 1, "at most one id"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.client(cmd, quick, func(ctx context.Context, c *agent.Client) error {
 				req := &solov1.DescribeCapabilityRequest{PageSize: 1000}
 				if len(args) == 1 {
-					req.Id = args[0]
+					id, err := a.capabilityID(args[0])
+					if err != nil {
+						return err
+					}
+					req.Id = id
 				}
 				var all *solov1.DescribeCapabilityResponse
 				for {

@@ -154,7 +154,7 @@ func (a *app) code(ctx context.Context, c *agent.Client, doc *manifest.Document,
 	}
 	if st.IsDir() {
 		if doc.Manifest.GetFormat() != solov1.Format_FORMAT_GO_SOURCE {
-			return nil, fmt.Errorf("%s is a folder: format %s wants a file", doc.Source, word(doc.Manifest.GetFormat(), "FORMAT_"))
+			return nil, fmt.Errorf("%s is a folder: format %s wants a file", doc.Source, strings.ToLower(word(doc.Manifest.GetFormat(), "FORMAT_")))
 		}
 		files, err := source.Pack(doc.Source)
 		if err != nil {

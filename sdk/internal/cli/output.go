@@ -71,7 +71,7 @@ func plain(s string) string {
 
 // word is the last part of an enumeration's name: RUNNING of SERVICE_STATE_RUNNING.
 func word(e fmt.Stringer, prefix string) string {
-	return strings.ToLower(strings.TrimPrefix(e.String(), prefix))
+	return strings.TrimPrefix(e.String(), prefix)
 }
 
 func size(n uint64) string {

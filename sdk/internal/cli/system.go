@@ -123,7 +123,7 @@ func (a *app) nodesCommand() *cobra.Command {
 						}
 						rows = append(rows, []string{n.GetName(), state, fmt.Sprint(n.GetCpus()), size(n.GetMemoryBytes()), fmt.Sprint(n.GetInstances()), orDash(n.GetVersion()), clock(n.GetLastHeartbeat())})
 					}
-					table(w, "NODE STATE CPUS MEMORY INSTANCES VERSION HEARTBEAT", rows)
+					table(w, "NAME STATE CPUS MEMORY INSTANCES VERSION HEARTBEAT", rows)
 				})
 			})
 		},
@@ -154,7 +154,7 @@ func (a *app) usageCommand() *cobra.Command {
 					for _, r := range resp.GetRows() {
 						rows = append(rows, []string{r.GetService(), cpu(r.GetCpuMs()), size(r.GetPeakMemoryBytes()), size(uint64(r.GetMemoryByteSeconds())) + "s", fmt.Sprint(r.GetCalls()), fmt.Sprint(r.GetErrors())})
 					}
-					table(w, "SERVICE CPU PEAK MEMORY CALLS ERRORS", rows)
+					table(w, "NAME CPU PEAK MEMORY CALLS ERRORS", rows)
 				})
 			})
 		},
