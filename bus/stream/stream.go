@@ -79,32 +79,77 @@ func configs() []jetstream.StreamConfig {
 	}
 }
 
-func buckets() []jetstream.KeyValueConfig {
-	return []jetstream.KeyValueConfig{
-		{Bucket: Registry, History: 1, Storage: jetstream.FileStorage, MaxValueSize: 1 << 20},
-		{Bucket: Nodes, History: 1, Storage: jetstream.FileStorage, TTL: 10 * time.Second},
-		{Bucket: State, History: 1, Storage: jetstream.FileStorage, MaxValueSize: 1 << 20},
-		{Bucket: Requests, History: 1, Storage: jetstream.FileStorage, TTL: RequestsKept, MaxValueSize: 1 << 20},
-		{Bucket: Crashes, History: 1, Storage: jetstream.FileStorage, MaxBytes: crashesBytes, MaxValueSize: 256 << 10},
+// bucket is how one KV bucket is kept.
+type bucket struct {
+	name         string
+	ttl          time.Duration
+	bytes        int64 // of the whole; 0 is unbounded
+	maxValueSize int32 // 0 is what the bus carries
+	// direct lets any replica answer reads. It is off where a reader acts on what it reads: a
+	// replica that was away answers with the past.
+	direct bool
+}
+
+func buckets() []bucket {
+	return []bucket{
+		{name: Registry, maxValueSize: 1 << 20},
+		{name: Nodes, ttl: 10 * time.Second},
+		{name: State, maxValueSize: 1 << 20, direct: true},
+		{name: Requests, ttl: RequestsKept, maxValueSize: 1 << 20, direct: true},
+		{name: Crashes, bytes: crashesBytes, maxValueSize: 256 << 10, direct: true},
 	}
+}
+
+// config is the stream behind the bucket, as every KV client expects it: one value a key.
+func (b bucket) config() jetstream.StreamConfig {
+	c := jetstream.StreamConfig{
+		Name: KVStream(b.name), Subjects: []string{"$KV." + b.name + ".>"}, Storage: jetstream.FileStorage,
+		MaxMsgsPerSubject: 1, MaxMsgs: -1, MaxConsumers: -1, MaxBytes: -1, MaxMsgSize: -1, MaxAge: b.ttl, Duplicates: 2 * time.Minute,
+		Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true, AllowDirect: b.direct, Replicas: 1,
+	}
+	if b.bytes != 0 {
+		c.MaxBytes = b.bytes
+	}
+	if b.maxValueSize != 0 {
+		c.MaxMsgSize = b.maxValueSize
+	}
+	if b.ttl != 0 {
+		c.Duplicates = min(c.Duplicates, b.ttl)
+	}
+	return c
 }
 
 // Ensure makes what is missing and brings what exists to its configuration. It is idempotent.
 func Ensure(ctx context.Context, js jetstream.JetStream) error {
-	for _, c := range configs() {
+	all := configs()
+	for _, b := range buckets() {
+		all = append(all, b.config())
+	}
+	for _, c := range all {
 		if _, err := js.CreateOrUpdateStream(ctx, c); err != nil {
 			return fmt.Errorf("stream %s: %w", c.Name, err)
-		}
-	}
-	for _, c := range buckets() {
-		if _, err := js.CreateOrUpdateKeyValue(ctx, c); err != nil {
-			return fmt.Errorf("bucket %s: %w", c.Bucket, err)
 		}
 	}
 	if _, err := js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{Bucket: Artifacts, Storage: jetstream.FileStorage}); err != nil {
 		return fmt.Errorf("object store %s: %w", Artifacts, err)
 	}
 	return nil
+}
+
+// leaderReads turns direct reads off for the buckets by which components decide: a replica
+// that was cut off for a while answers them with the past.
+func leaderReads(ctx context.Context, js jetstream.JetStream, bucket string) error {
+	if bucket != Registry && bucket != Nodes {
+		return nil
+	}
+	s, err := js.Stream(ctx, KVStream(bucket))
+	if err != nil {
+		return err
+	}
+	c := s.CachedInfo().Config
+	c.AllowDirect = false
+	_, err = js.UpdateStream(ctx, c)
+	return err
 }
 
 // RetryInFlight calls f again while JetStream answers that an earlier write to the same

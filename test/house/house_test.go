@@ -126,7 +126,7 @@ func TestCoreIsPure(t *testing.T) {
 func TestHeavyDependenciesStayInTheirRooms(t *testing.T) {
 	rooms := map[string][]string{
 		"github.com/tetratelabs/wazero":        {"deployer/internal/engine/", "deployer/internal/runner/"},
-		"github.com/nats-io/nats-server/v2":    {"bus/embed/", "bus/fence/", "bus/bustest/", "kernel/"},
+		"github.com/nats-io/nats-server/v2":    {"bus/embed/", "bus/fence/", "bus/bustest/", "bus/jstest/", "kernel/"},
 		"github.com/spf13/cobra":               {"sdk/cmd/", "sdk/internal/"},
 		"google.golang.org/grpc/reflection":    {"gateway/"},
 		"github.com/prometheus/common/expfmt":  {"bus/daemon/", "resmon/"},
