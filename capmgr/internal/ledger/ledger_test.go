@@ -6,30 +6,25 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 	"github.com/solo-os/solo/bus/caps"
 	"github.com/solo-os/solo/bus/gate"
+	"github.com/solo-os/solo/bus/jstest"
 	"github.com/solo-os/solo/bus/stream"
 	"github.com/solo-os/solo/proto/fault"
 	kernelv1 "github.com/solo-os/solo/proto/solo/kernel/v1"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// store is a JetStream server on disk that can be stopped and started again.
+// store is a server with a chain.
 type store struct {
+	*jstest.Server
 	t    *testing.T
-	dir  string
-	srv  *server.Server
-	js   jetstream.JetStream
 	seed string
 	pub  string
 	root string
@@ -50,45 +45,13 @@ func key(t testing.TB) (id, seed string) {
 }
 
 func newStore(t *testing.T) *store {
-	s := &store{t: t, dir: t.TempDir()}
+	s := &store{Server: jstest.New(t), t: t}
 	s.pub, s.seed = key(t)
 	s.root, _ = key(t)
-	s.start()
 	return s
 }
 
-func (s *store) start() {
-	s.t.Helper()
-	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: s.dir, SyncAlways: true, NoSigs: true, NoLog: true})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	srv.Start()
-	if !srv.ReadyForConnections(10 * time.Second) {
-		s.t.Fatal("the server does not start")
-	}
-	nc, err := nats.Connect(srv.ClientURL(), nats.ReconnectBufSize(-1))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if err := stream.Ensure(s.t.Context(), js); err != nil {
-		s.t.Fatal(err)
-	}
-	s.srv, s.js = srv, js
-	s.t.Cleanup(func() { nc.Close(); srv.Shutdown(); srv.WaitForShutdown() })
-}
-
-func (s *store) stop() {
-	s.js.Conn().Close()
-	s.srv.Shutdown()
-	s.srv.WaitForShutdown()
-}
-
-func (s *store) head() string { return filepath.Join(s.dir, "caps.head") }
+func (s *store) head() string { return filepath.Join(s.Dir, "caps.head") }
 
 // fence is the far end of fence.apply: a table that takes what follows, and can be told to fail.
 type fence struct {
@@ -123,7 +86,7 @@ func (f *fence) set(fails int) {
 
 func (s *store) open(f *fence) (*Ledger, error) {
 	return Open(s.t.Context(), Options{
-		JS: s.js, ChainSeed: s.seed, HeadPath: s.head(), RootID: s.root, FenceSequence: f.table.Sequence(),
+		JS: s.JS, ChainSeed: s.seed, HeadPath: s.head(), RootID: s.root, FenceSequence: f.table.Sequence(),
 		Fence: f.apply, Log: slog.New(slog.DiscardHandler),
 	})
 }
@@ -178,8 +141,8 @@ func TestChainSurvivesRestarts(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	s.stop()
-	s.start()
+	s.Stop()
+	s.Start()
 	f2 := &fence{table: gate.NewTable()}
 	l, _ = s.run(f2)
 	if err := l.Ready(t.Context()); err != nil {
@@ -293,13 +256,11 @@ func TestDeadlineBeforeItsTurnChangesNothing(t *testing.T) {
 
 func TestBusAwayAndBack(t *testing.T) {
 	s, f := newStore(t), &fence{table: gate.NewTable()}
-	port := s.srv.Addr().String()
 	l, _ := s.run(f)
 	if err := l.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.srv.Shutdown()
-	s.srv.WaitForShutdown()
+	s.StopServer()
 	id, _ := key(t)
 	answered := make(chan error, 1)
 	go func() {
@@ -308,13 +269,7 @@ func TestBusAwayAndBack(t *testing.T) {
 		})
 		answered <- err
 	}()
-	host, p, _ := strings.Cut(port, ":")
-	srv, err := server.NewServer(&server.Options{Host: host, Port: atoi(t, p), JetStream: true, StoreDir: s.dir, SyncAlways: true, NoSigs: true, NoLog: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+	s.StartServer()
 	if err := <-answered; err != nil {
 		t.Fatal(err)
 	}
@@ -329,7 +284,7 @@ func TestForeignRecordEndsTheLedger(t *testing.T) {
 	if err := l.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.js.Publish(t.Context(), "caps.events", []byte("foreign")); err != nil {
+	if _, err := s.JS.Publish(t.Context(), "caps.events", []byte("foreign")); err != nil {
 		t.Fatal(err)
 	}
 	id, _ := key(t)
@@ -363,9 +318,9 @@ func TestBrokenStoresAreRefused(t *testing.T) {
 		"head cut short": func(t *testing.T, s *store) { must(t, os.Truncate(s.head(), 20)) },
 		"head gone":      func(t *testing.T, s *store) { must(t, os.Remove(s.head())) },
 		"flipped byte in the stream's file": func(t *testing.T, s *store) {
-			s.stop()
-			flip(t, s.dir)
-			s.start()
+			s.Stop()
+			flip(t, s.Dir)
+			s.Start()
 		},
 		"an old copy of the store": func(t *testing.T, s *store) {
 			kp, err := nkeys.FromSeed([]byte(s.seed))
@@ -385,7 +340,7 @@ func TestBrokenStoresAreRefused(t *testing.T) {
 	t.Run("fence ahead of the store", func(t *testing.T) {
 		s := build(t)
 		f := &fence{table: gate.NewTable()}
-		o := Options{JS: s.js, ChainSeed: s.seed, HeadPath: s.head(), RootID: s.root, FenceSequence: 99, Fence: f.apply, Log: slog.New(slog.DiscardHandler)}
+		o := Options{JS: s.JS, ChainSeed: s.seed, HeadPath: s.head(), RootID: s.root, FenceSequence: 99, Fence: f.apply, Log: slog.New(slog.DiscardHandler)}
 		if _, err := Open(t.Context(), o); !errors.Is(err, caps.ErrBroken) {
 			t.Errorf("opened: %v", err)
 		}
@@ -428,11 +383,4 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func atoi(t *testing.T, s string) int {
-	t.Helper()
-	n, err := strconv.Atoi(s)
-	must(t, err)
-	return n
 }
