@@ -172,7 +172,7 @@ func (in *Instance) Call(ctx context.Context, r instance.Request) ([]byte, error
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.closed || in.crash.Load() != nil {
-		return nil, fault.Unavailable(0, "the instance has ended")
+		return nil, fault.Unavailable(0, "the instance has ended").Because(instance.ErrEnded)
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, notStarted(err)

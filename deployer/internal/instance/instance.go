@@ -4,8 +4,13 @@ package instance
 
 import (
 	"context"
+	"errors"
 	"time"
 )
+
+// ErrEnded is the cause of the fault of a call that never began, because the instance had ended
+// before it: another may take it.
+var ErrEnded = errors.New("the instance had ended before the call")
 
 // Request is one message for an instance.
 type Request struct {

@@ -74,9 +74,9 @@ func (s *Server) Open(r *nodev1.OpenRequest, out grpc.ServerStreamingServer[node
 }
 
 // Write applies a stream of batches in order.
-func (s *Server) Write(io_ grpc.BidiStreamingServer[nodev1.WriteRequest, nodev1.WriteResponse]) error {
+func (s *Server) Write(stream grpc.BidiStreamingServer[nodev1.WriteRequest, nodev1.WriteResponse]) error {
 	for {
-		r, err := io_.Recv()
+		r, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -84,11 +84,11 @@ func (s *Server) Write(io_ grpc.BidiStreamingServer[nodev1.WriteRequest, nodev1.
 			return err
 		}
 		resp := &nodev1.WriteResponse{Id: r.GetId()}
-		if err := s.keeper.Write(io_.Context(), r.GetService(), r.GetEpoch(), r.GetOps()); err != nil {
+		if err := s.keeper.Write(stream.Context(), r.GetService(), r.GetEpoch(), r.GetOps()); err != nil {
 			f := fault.From(err)
 			resp.Code, resp.Reason, resp.Message = int32(f.Code), f.Reason, f.Message
 		}
-		if err := io_.Send(resp); err != nil {
+		if err := stream.Send(resp); err != nil {
 			return err
 		}
 	}

@@ -77,7 +77,7 @@ func (in *Command) begin(cmd *exec.Cmd) (*process, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.closed {
-		return nil, fault.Unavailable(0, "the instance has ended")
+		return nil, fault.Unavailable(0, "the instance has ended").Because(instance.ErrEnded)
 	}
 	p, err := in.host.run(cmd, in.cfg, "")
 	in.running = p

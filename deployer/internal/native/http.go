@@ -194,6 +194,9 @@ func (in *HTTP) failed(ctx context.Context, err error) error {
 		}
 		return fault.New(codes.Unavailable, fault.ReasonUnavailable, "the call was stopped before it ended").Because(err)
 	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		return fault.Unavailable(0, "the instance has ended").Because(instance.ErrEnded)
+	}
 	// A broken connection is mostly the process's death, which is known a moment later.
 	t := time.NewTimer(100 * time.Millisecond)
 	defer t.Stop()
