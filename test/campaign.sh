@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# What is too long for make test. FUZZ is the time for each fuzz target, CHECKS the number of
+# cases for each property, STORIES how often the whole story is told, with its kills.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+fuzz=${FUZZ:-60s} checks=${CHECKS:-20000} stories=${STORIES:-10}
+
+echo "== properties, $checks cases each"
+for p in ./proto/capability ./capmgr/...; do
+  go test -count=1 -timeout 60m -rapid.checks="$checks" "$p" 2>&1 | grep -v 'no test files'
+done
+
+echo "== fuzzing, $fuzz each"
+go list -f '{{.Dir}}' work | while read -r dir; do
+  grep -lsE '^func Fuzz' "$dir"/*_test.go >/dev/null || continue
+  for f in $(grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$dir"/*_test.go | sed 's/func //'); do
+    echo "-- ${dir#"$PWD"/} $f"
+    (cd "$dir" && go test -run '^$' -fuzz "^$f\$" -fuzztime "$fuzz" . | tail -2)
+  done
+done
+
+echo "== the story, $stories times"
+for i in $(seq "$stories"); do
+  echo "-- $i"
+  bin/solo-demo --bin bin | grep -E 'killed|revoked|answered|ready|That was Solo|FAILED'
+done
