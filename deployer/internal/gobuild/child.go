@@ -63,7 +63,7 @@ func (b *Builder) run(ctx context.Context, l limits, dir string, env []string, a
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // whatever it left behind
 	switch {
 	case ctx.Err() != nil:
-		return "", ctx.Err()
+		return "", stopping(ctx.Err())
 	case limited.Err() != nil:
 		return "", fault.New(codes.InvalidArgument, fault.ReasonBuildFailed, "the build took longer than %s and was stopped", l.wall).
 			AddField("code.files", "too large or too slow to compile")

@@ -150,12 +150,10 @@ func (b *Builder) Build(ctx context.Context, s *Source) (*Result, error) {
 	// One build serves all who wait for it, so it does not end with the first of them.
 	done := b.flight.DoChan(key, func() (any, error) {
 		if !b.begin() {
-			return nil, fault.Unavailable(time.Second, "the deployer is stopping")
+			return nil, stopping(nil)
 		}
 		defer b.builds.Done()
-		ctx, cancel := context.WithTimeout(b.ctx, 2*b.o.Timeout)
-		defer cancel()
-		return b.build(ctx, key, s, 0)
+		return b.build(b.ctx, key, s, 0)
 	})
 	select {
 	case r := <-done:
@@ -206,10 +204,14 @@ func (b *Builder) lookup(ctx context.Context, key string) *Result {
 }
 
 func (b *Builder) build(ctx context.Context, key string, s *Source, nice int) (*Result, error) {
+	full := time.NewTimer(2 * b.o.Timeout)
+	defer full.Stop()
 	select {
 	case b.slots <- struct{}{}:
 		defer func() { <-b.slots }()
 	case <-ctx.Done():
+		return nil, stopping(ctx.Err())
+	case <-full.C:
 		return nil, fault.New(codes.ResourceExhausted, fault.ReasonRateLimited, "%d builds are under way already", b.o.Parallel).Retry(time.Second)
 	}
 	work, err := os.MkdirTemp(b.o.Dir, "work-")
@@ -242,6 +244,10 @@ func (b *Builder) build(ctx context.Context, key string, s *Source, nice int) (*
 		b.o.Log.Warn("a build result cannot be remembered", "error", err)
 	}
 	return &Result{SHA256: sha, Diagnostics: parse(text)}, nil
+}
+
+func stopping(cause error) error {
+	return fault.Unavailable(time.Second, "the deployer is stopping").Because(cause)
 }
 
 func writeFile(path string, v any) error {
