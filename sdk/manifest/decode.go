@@ -279,6 +279,9 @@ func load(data []byte) (*yaml.Node, error) {
 	}
 	var doc, more yaml.Node
 	if err := l.Load(&doc); err != nil {
+		if at, ok := errors.AsType[*yaml.LoadError](err); ok && at.Mark.Line > 0 {
+			return nil, fmt.Errorf("is not YAML or JSON: %s at line %d, column %d", at.Message, at.Mark.Line, at.Mark.Column)
+		}
 		return nil, fmt.Errorf("is not YAML or JSON: %w", err)
 	}
 	if err := l.Load(&more); err == nil {

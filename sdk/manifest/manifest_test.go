@@ -110,7 +110,7 @@ func TestRefusals(t *testing.T) {
 		{"alias", head + "env: &x {A: 1}\nlimits: *x\n", "anchors and aliases are not read here"},
 		{"digest", head + "source: sha256:12\n", "want sha256: and 64 hex digits"},
 		{"two documents", head + "---\n" + head, "more than one document"},
-		{"not yaml", "name: [\n", "is not YAML or JSON"},
+		{"not yaml", "name: [\n", "did not find expected node content at line 2, column 1"},
 		{"no mapping", "- a\n", "is a list: want a mapping of fields"},
 		{"odd key", "[a]: b\n", "whose name is a list"},
 		{"large", strings.Repeat("#", MaxBytes+1), "at most 1048576"},

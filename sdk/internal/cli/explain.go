@@ -1,14 +1,17 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
 
 	"github.com/solo-os/solo/proto/fault"
+	solov1 "github.com/solo-os/solo/proto/solo/v1"
 	"github.com/solo-os/solo/sdk/manifest"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/encoding/protojson"
 )
 
 // noHandle says what to do when there is no handle to use.
@@ -32,7 +35,12 @@ func (a *app) explain(err error) {
 		return
 	}
 	fmt.Fprintf(a.Stderr, "solo: %v\n", f)
+	ds := diagnosticsOf(f)
+	a.diagnostics(ds)
 	for _, x := range f.Fields {
+		if len(ds) > 0 {
+			break // they say the same
+		}
 		if !strings.Contains(f.Message, x.Description) {
 			fmt.Fprintf(a.Stderr, "  %s: %s\n", x.Path, x.Description)
 		}
@@ -75,4 +83,19 @@ func (a *app) next(f *fault.Error) string {
 		return "try again"
 	}
 	return ""
+}
+
+// diagnosticsOf reads the compiler's messages out of a fault.
+func diagnosticsOf(f *fault.Error) (out []*solov1.Diagnostic) {
+	var raw []json.RawMessage
+	if json.Unmarshal([]byte(f.Metadata["diagnostics"]), &raw) != nil {
+		return nil // there are none, or they are from a newer Solo: the fields tell, too
+	}
+	for _, r := range raw {
+		d := &solov1.Diagnostic{}
+		if (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(r, d) == nil {
+			out = append(out, d)
+		}
+	}
+	return out
 }

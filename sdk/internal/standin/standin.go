@@ -131,7 +131,8 @@ func (s *Server) Deploy(_ context.Context, req *solov1.DeployRequest) (*solov1.D
 	for _, b := range req.GetCode().GetFiles().GetFiles() {
 		if bytes.Contains(b, []byte("broken")) {
 			return nil, fault.New(codes.InvalidArgument, fault.ReasonBuildFailed, "the source does not compile: main.go:4:2: declared and not used: x").
-				AddField("main.go:4:2", "declared and not used: x").AddField("main.go:7:1", "missing return")
+				AddField("code.files[main.go:4:2]", "declared and not used: x").
+				With("diagnostics", `[{"file":"main.go","line":4,"column":2,"message":"declared and not used: x"},{"file":"main.go","line":7,"column":1,"message":"missing return"}]`)
 		}
 	}
 	if d := req.GetCode().GetSha256(); d != "" && s.artifacts[d] == nil {
