@@ -95,22 +95,22 @@ func (s *Server) stage(ctx context.Context, code *solov1.Code) (*solov1.Code, er
 	if len(blob) <= inlineLimit {
 		return code, nil
 	}
-	u := s.newUpload("")
-	for rest := blob; len(rest) > 0; {
+	sum := sha256.Sum256(blob)
+	u := s.newUpload(hex.EncodeToString(sum[:]))
+	named := &solov1.Code{Kind: &solov1.Code_Sha256{Sha256: u.want}}
+	done, err := u.probe(ctx)
+	for rest := blob; err == nil && !done && len(rest) > 0; {
 		n := min(chunkSize, len(rest))
-		if done, err := u.write(ctx, rest[:n]); err != nil || done {
-			if err != nil {
-				return nil, err
-			}
-			break
-		}
+		done, err = u.write(ctx, rest[:n])
 		rest = rest[n:]
 	}
-	resp, err := u.finish(ctx)
+	if err == nil && !done {
+		_, err = u.finish(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return &solov1.Code{Kind: &solov1.Code_Sha256{Sha256: resp.GetSha256()}}, nil
+	return named, nil
 }
 
 // archive packs files into a tar, the same for the same files.
