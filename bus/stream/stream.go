@@ -136,22 +136,6 @@ func Ensure(ctx context.Context, js jetstream.JetStream) error {
 	return nil
 }
 
-// leaderReads turns direct reads off for the buckets by which components decide: a replica
-// that was cut off for a while answers them with the past.
-func leaderReads(ctx context.Context, js jetstream.JetStream, bucket string) error {
-	if bucket != Registry && bucket != Nodes {
-		return nil
-	}
-	s, err := js.Stream(ctx, KVStream(bucket))
-	if err != nil {
-		return err
-	}
-	c := s.CachedInfo().Config
-	c.AllowDirect = false
-	_, err = js.UpdateStream(ctx, c)
-	return err
-}
-
 // RetryInFlight calls f again while JetStream answers that an earlier write to the same
 // subject is still on its way (error 10164), which a client otherwise takes for a lost race.
 // It gives up when ctx ends.

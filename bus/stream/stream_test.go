@@ -34,8 +34,8 @@ func start(t *testing.T, dir string) (js jetstream.JetStream, stop func()) {
 		t.Fatal(err)
 	}
 	go s.Start()
-	stop = func() { s.Shutdown(); s.WaitForShutdown() }
-	t.Cleanup(stop)
+	end := func() { s.Shutdown(); s.WaitForShutdown() }
+	t.Cleanup(end)
 	if !s.ReadyForConnections(patience) {
 		t.Fatal("the server does not start")
 	}
@@ -47,7 +47,7 @@ func start(t *testing.T, dir string) (js jetstream.JetStream, stop func()) {
 	if js, err = jetstream.New(nc); err != nil {
 		t.Fatal(err)
 	}
-	return js, func() { nc.Close(); stop() }
+	return js, func() { nc.Close(); end() }
 }
 
 func configs(t *testing.T, js jetstream.JetStream) map[string]string {
