@@ -43,6 +43,9 @@ const (
 	maxPayload      = abi.MaxPayload
 	// maxMailboxBytes bounds the payloads that wait for one placement.
 	maxMailboxBytes = 256 << 20
+	// pendingCalls bounds what the client has received and not yet handed over, which takes no time:
+	// what is dropped there is never answered, so it is far above what can come together.
+	pendingCalls = 1 << 20
 	// httpWorkers is how many calls an http process is given at a time.
 	httpWorkers = 32
 )
@@ -280,7 +283,7 @@ func (p *placement) subscribe(ctx context.Context, nc *nats.Conn) error {
 		if err != nil {
 			return err
 		}
-		if err := sub.SetPendingLimits(cap(p.mailbox)*2, maxMailboxBytes); err != nil {
+		if err := sub.SetPendingLimits(pendingCalls, 2*maxMailboxBytes); err != nil {
 			return err
 		}
 		p.subs = append(p.subs, sub)

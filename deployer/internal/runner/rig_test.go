@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -90,9 +91,11 @@ func (s *syncBuffer) String() string {
 // rig is a bus, a keeper and a runner of namespace acme, each a process, and this test the deployer.
 type rig struct {
 	t      testing.TB
+	apart  bool // the runner has a process of its own
 	w      *bustest.World
 	boot   *nodev1.RunnerBoot
-	cmd    *exec.Cmd
+	cmd    *exec.Cmd // nil while the runner is this process
+	stop   func()
 	keeper *exec.Cmd
 	stderr *syncBuffer
 	client nodev1.RunnerClient
@@ -103,9 +106,11 @@ type rig struct {
 	inventory *nodev1.RunnerInventory
 }
 
-func start(t testing.TB) *rig {
+func start(t testing.TB) *rig { return begin(t, false) }
+
+func begin(t testing.TB, apart bool) *rig {
 	t.Helper()
-	r := &rig{t: t, w: bustest.Start(t), stderr: &syncBuffer{}}
+	r := &rig{t: t, apart: apart, w: bustest.Start(t), stderr: &syncBuffer{}}
 	r.w.Grant(t, "svc:none/none=status") // makes the root record
 	r.root = r.w.Dial(t, r.w.Root)
 	r.startKeeper()
@@ -159,9 +164,30 @@ func (r *rig) startKeeper() {
 	})
 }
 
+// startRunner runs the runner, in this process unless it shall be killed.
 func (r *rig) startRunner() {
 	r.t.Helper()
-	r.cmd = r.spawn("runner", r.boot)
+	if r.apart {
+		r.cmd = r.spawn("runner", r.boot)
+	} else {
+		exe, err := os.Executable()
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- runner.Run(ctx, r.boot, exe, slog.New(slog.NewTextHandler(r.stderr, nil))) }()
+		var once sync.Once
+		r.stop = func() {
+			once.Do(func() {
+				cancel()
+				if err := <-done; err != nil {
+					r.t.Errorf("the runner: %v", err)
+				}
+			})
+		}
+		r.t.Cleanup(r.stop)
+	}
 	cc, err := grpc.NewClient("unix:"+r.boot.GetSocket(), grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(helper.MaxMessage)))
 	if err != nil {
