@@ -117,11 +117,11 @@ func Connect(ctx context.Context, boot *kernelv1.ComponentBoot, log *slog.Logger
 
 // Close ends everything that Connect began.
 func (p *Process) Close() {
-	p.stopBG()
-	p.bg.Wait()
 	if p.socket != nil {
 		_ = p.socket.Close() // it serves nothing that must be finished
 	}
+	p.stopBG()
+	p.bg.Wait()
 	_ = p.control.Unsubscribe() // the connection is closed next
 	p.gate.Close()
 	p.Conn.Close()

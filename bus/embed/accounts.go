@@ -1,0 +1,92 @@
+package embed
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// Accounts: the borders between the rings of Solo.
+const (
+	// Caller is where everyone is who asks: agents, and services when they call out.
+	Caller = "CALLER"
+	// Service is where those are who answer calls to services. It imports nothing.
+	Service = "SERVICE"
+	// Kernel is where the components are, and JetStream.
+	Kernel = "KERNEL"
+	// system is the server's own; nobody connects to it.
+	system = "SYS"
+)
+
+const (
+	// ReplyTime is how long the server keeps the way back of a request that crosses accounts: a
+	// little longer than the longest time a caller may wait (10 min), so that the answer and not
+	// the way back decides.
+	ReplyTime = 10*time.Minute + 30*time.Second
+	// StreamTime is the same for streams, counted from the last answer. The way back of a
+	// stream ends with its reader's interest, so this only bounds what a reader forgets.
+	StreamTime = 24 * time.Hour
+)
+
+// accounts is the static configuration of the accounts. Every import keeps its subject and is
+// a wildcard: a renamed or literal one would let a reply be laundered through it.
+func accounts() string {
+	return fmt.Sprintf(`
+accounts {
+  %[1]s {
+    limits { max_connections: 20000, max_subscriptions: 1024 }
+    imports [
+      { service: { account: %[3]s, subject: "sys.>" } }
+      { service: { account: %[3]s, subject: "str.>" } }
+      { service: { account: %[2]s, subject: "svc.>" } }
+    ]
+  }
+  %[2]s {
+    limits { max_connections: 20000, max_subscriptions: 16 }
+    exports [ { service: "svc.>", accounts: [%[1]s], response: single, threshold: "%[5]s" } ]
+  }
+  %[3]s {
+    jetstream: enabled
+    limits { max_connections: 4096, max_subscriptions: 4096 }
+    exports [
+      { service: "sys.>", accounts: [%[1]s], response: single, threshold: "%[5]s" }
+      { service: "str.>", accounts: [%[1]s], response: stream, threshold: "%[6]s" }
+    ]
+  }
+  %[4]s {}
+}
+system_account: %[4]s
+`, Caller, Service, Kernel, system, ReplyTime, StreamTime)
+}
+
+// options is the server's whole configuration. What is not set here is off: monitoring,
+// routes, gateways, leaf nodes, WebSocket, MQTT, profiling.
+func options(o Options, host string, port int) (*server.Options, error) {
+	so := &server.Options{}
+	if err := so.ProcessConfigString(accounts()); err != nil {
+		return nil, fmt.Errorf("accounts: %w", err)
+	}
+	if port == 0 {
+		port = server.RANDOM_PORT
+	}
+	so.ServerName, so.Host, so.Port = o.Name, host, port
+	so.NoSigs, so.AlwaysEnableNonce, so.CustomClientAuthentication = true, true, o.Auth
+
+	so.JetStream, so.StoreDir, so.SyncAlways = true, o.StoreDir, true
+	so.DisableJetStreamBanner = true
+
+	so.MaxPayload = MaxPayload
+	so.MaxConn = 50_000
+	so.MaxSubs = 4096
+	so.MaxSubTokens = 16
+	so.MaxControlLine = 4096
+	so.MaxPending = 32 << 20
+	so.WriteDeadline = 5 * time.Second
+	so.AuthTimeout = 2
+	so.NoFastProducerStall = true
+	so.PingInterval = 20 * time.Second
+	so.MaxPingsOut = 3
+	so.MaxClosedClients = 100
+	return so, nil
+}

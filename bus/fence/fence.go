@@ -1,0 +1,313 @@
+// Package fence decides who may connect to the bus and as what, and makes changes of
+// capabilities take force on a whole node.
+//
+// Every connection proves a key by signing the server's nonce. The key is that of a component
+// (an Identity, given out by the kernel) or of a live capability; the account and the
+// permissions follow from it alone, and the connection ends when the capability expires.
+//
+// When Apply returns, the fence and every gate of the node know the events: a gate that does
+// not answer within AckTime is cut off and its lease waited for. The live connections of
+// what died are closed.
+//
+// Lock order: applying, then mu; mu is held while the server registers a connection and while
+// capabilities die, so a connection is either refused or known to the one who cuts. mu comes
+// before the server's own locks and before the table's.
+package fence
+
+import (
+	"encoding/base64"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+	"github.com/solo-os/solo/bus/embed"
+	"github.com/solo-os/solo/bus/gate"
+	kernelv1 "github.com/solo-os/solo/proto/solo/kernel/v1"
+	"github.com/solo-os/solo/proto/subject"
+)
+
+// Bus is what the fence needs of the server.
+type Bus interface {
+	Account(name string) (*server.Account, error)
+	Alive(cid uint64) bool
+	Kick(cid uint64) bool
+}
+
+var _ Bus = (*embed.Server)(nil)
+
+// Identity is a process of Solo's own.
+type Identity struct {
+	// Role is a component name, runner, keeper or Bootstrap.
+	Role string
+	// Namespace that a runner hosts, for logs.
+	Namespace string
+}
+
+// Options of a Fence.
+type Options struct {
+	Log *slog.Logger
+	// Ready hears of a component that does its work. It must not block. May be nil.
+	Ready func(id string, who Identity, addresses map[string]string)
+	// Refused hears of known and unknown keys that were not let in, and why. It must not block. May be nil.
+	Refused func(id, reason string)
+}
+
+// Fence is safe for concurrent use.
+type Fence struct {
+	o     Options
+	table *gate.Table
+
+	applying sync.Mutex // one change after the other, in order
+
+	mu         sync.Mutex
+	bus        Bus                            // mu; nil until Attach
+	identities map[string]Identity            // mu
+	conns      map[uint64]string              // mu; id by connection
+	byID       map[string]map[uint64]struct{} // mu
+	joined     map[string]process             // mu; gates that hold a lease
+	events     []*kernelv1.CapEvent           // mu; all of them, by sequence-1
+	open       bool                           // mu; holders may connect
+	lease      int64                          // mu; the last deadline given to gates
+
+	service *service // set by Serve
+	nc      *nats.Conn
+}
+
+var _ server.Authentication = (*Fence)(nil)
+
+// New returns a fence that lets nobody in until it is attached and knows identities.
+func New(o Options) *Fence {
+	return &Fence{
+		o: o, table: gate.NewTable(), identities: map[string]Identity{}, conns: map[uint64]string{},
+		byID: map[string]map[uint64]struct{}{}, joined: map[string]process{},
+	}
+}
+
+// Table is the node's own replica of the capabilities.
+func (f *Fence) Table() *gate.Table { return f.table }
+
+// Attach gives the fence the server that it guards.
+func (f *Fence) Attach(b Bus) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.bus = b
+	f.renew()
+}
+
+// Load brings in events at boot, before anyone joins.
+func (f *Fence) Load(ev *kernelv1.CapEvent) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.table.Apply([]*kernelv1.CapEvent{ev}); err != nil {
+		return err
+	}
+	f.events = append(f.events, ev)
+	return nil
+}
+
+// Open lets holders in or keeps them out. Keeping them out does not close their connections.
+// Components and the keys of services are let in all the same.
+func (f *Fence) Open(open bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.open = open
+}
+
+// ID is the key behind a connection, or empty.
+func (f *Fence) ID(cid uint64) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.conns[cid]
+}
+
+// Check decides about one CONNECT. It is called by the server.
+func (f *Fence) Check(c server.ClientAuthentication) bool {
+	o := c.GetOpts()
+	reason := f.check(c, o.Nkey, o.Sig)
+	if reason == "" {
+		return true
+	}
+	if f.o.Refused != nil && subject.ValidID(o.Nkey) {
+		f.o.Refused(o.Nkey, reason)
+	}
+	return false
+}
+
+func (f *Fence) check(c server.ClientAuthentication, id, sig string) (refused string) {
+	if c.Kind() != server.CLIENT || !subject.ValidID(id) || !signed(id, sig, c.GetNonce()) {
+		return "UNAUTHENTICATED"
+	}
+	cid := c.GetID()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, again := f.conns[cid]; again || f.bus == nil {
+		return "UNAUTHENTICATED" // one CONNECT a connection
+	}
+	u, reason := f.admit(id)
+	if reason != "" {
+		return reason
+	}
+	c.RegisterUser(u)
+	f.prune(id)
+	f.conns[cid] = id
+	if f.byID[id] == nil {
+		f.byID[id] = map[uint64]struct{}{}
+	}
+	f.byID[id][cid] = struct{}{}
+	return ""
+}
+
+func signed(id, sig string, nonce []byte) bool {
+	b, err := base64.RawURLEncoding.DecodeString(sig)
+	if err != nil {
+		if b, err = base64.StdEncoding.DecodeString(sig); err != nil {
+			return false
+		}
+	}
+	key, err := nkeys.FromPublicKey(id)
+	return err == nil && len(nonce) > 0 && key.Verify(nonce, b) == nil
+}
+
+// admit compiles what an id may do, or says why it may not connect. mu is held.
+func (f *Fence) admit(id string) (*server.User, string) {
+	var p *server.Permissions
+	var account string
+	var until time.Time
+	var err error
+	if who, ok := f.identities[id]; ok {
+		account = embed.Kernel
+		p, err = component(who.Role, id)
+	} else {
+		if !f.table.Leased() {
+			return nil, gate.NoLease.String()
+		}
+		v, known := f.table.Get(id)
+		if !known {
+			return nil, gate.Unknown.String()
+		}
+		if v.State != gate.Allowed {
+			return nil, v.State.String()
+		}
+		until = v.Expires
+		account, p, err = f.capability(id, v)
+		if errors.Is(err, errClosed) {
+			return nil, "CLOSED"
+		}
+	}
+	if err != nil {
+		f.o.Log.Error("a key is known but what it may do cannot be compiled", "id", id, "error", err)
+		return nil, "INTERNAL"
+	}
+	a, err := f.bus.Account(account)
+	if err != nil || a == nil || p == nil {
+		f.o.Log.Error("a connection has no account or no permissions", "id", id, "account", account, "error", err)
+		return nil, "INTERNAL"
+	}
+	return &server.User{Username: id, Account: a, Permissions: p, ConnectionDeadline: until}, ""
+}
+
+var (
+	errClosed = errors.New("user space is not open")
+	errNoKey  = errors.New("this kind of capability has no key")
+)
+
+// capability compiles a live capability. mu is held.
+func (f *Fence) capability(id string, v gate.View) (account string, p *server.Permissions, err error) {
+	switch v.Record.GetKind() {
+	case kernelv1.CapKind_CAP_KIND_HOLDER:
+		if !f.open {
+			return "", nil, errClosed
+		}
+		p, err = holder(id, v.Rules)
+		return embed.Caller, p, err
+	case kernelv1.CapKind_CAP_KIND_BOUND:
+		parent, ok := f.table.Get(v.Record.GetParent())
+		if !ok {
+			return "", nil, errNoKey
+		}
+		switch parent.Record.GetKind() {
+		case kernelv1.CapKind_CAP_KIND_SERVICE:
+			p, err = holder(id, parent.Rules)
+			return embed.Caller, p, err
+		case kernelv1.CapKind_CAP_KIND_SERVING:
+			s, err := subject.ParseService(parent.Record.GetService())
+			if err != nil {
+				return "", nil, err
+			}
+			p, err = serving(s, v.Record.GetRevision())
+			return embed.Service, p, err
+		}
+	}
+	return "", nil, errNoKey
+}
+
+// Cut closes every connection of the ids and returns how many there were.
+func (f *Fence) Cut(ids ...string) (n int) {
+	f.mu.Lock()
+	var cids []uint64
+	for _, id := range ids {
+		for cid := range f.byID[id] {
+			cids = append(cids, cid)
+			delete(f.conns, cid)
+		}
+		delete(f.byID, id)
+	}
+	b := f.bus
+	f.mu.Unlock()
+	for _, cid := range cids {
+		if b.Kick(cid) {
+			n++
+		}
+	}
+	return n
+}
+
+// CutHolders closes the connections of everyone but components and services' answering keys,
+// for the end of the node.
+func (f *Fence) CutHolders() int {
+	f.mu.Lock()
+	var ids []string
+	for id := range f.byID {
+		if _, ours := f.identities[id]; ours {
+			continue
+		}
+		if v, ok := f.table.Get(id); !ok || v.Record.GetKind() == kernelv1.CapKind_CAP_KIND_HOLDER {
+			ids = append(ids, id)
+		}
+	}
+	f.mu.Unlock()
+	return f.Cut(ids...)
+}
+
+// prune forgets connections of one id that have ended by themselves. mu is held.
+func (f *Fence) prune(id string) {
+	for cid := range f.byID[id] {
+		if !f.bus.Alive(cid) {
+			delete(f.byID[id], cid)
+			delete(f.conns, cid)
+		}
+	}
+	if len(f.byID[id]) == 0 {
+		delete(f.byID, id)
+	}
+}
+
+// sweep is prune for all.
+func (f *Fence) sweep() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id := range f.byID {
+		f.prune(id)
+	}
+}
+
+// Counts tells how many connections are live and how many gates hold a lease.
+func (f *Fence) Counts() (connections, gates int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.conns), len(f.joined)
+}

@@ -1,0 +1,212 @@
+package fence
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/solo-os/solo/bus/gate"
+	kernelv1 "github.com/solo-os/solo/proto/solo/kernel/v1"
+	"github.com/solo-os/solo/proto/subject"
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	// AckTime is how long a gate may take to acknowledge a change.
+	AckTime = 250 * time.Millisecond
+	// LeaseTime is how long a gate may act on one lease; LeaseEvery is how often it gets one.
+	LeaseTime  = 2 * time.Second
+	LeaseEvery = 400 * time.Millisecond
+)
+
+// Change tells what a change took to come into force.
+type Change struct {
+	// Gates that know it, and gates that did not answer and were cut off.
+	Gates, GatesCut int
+	// Connections of what died.
+	ConnectionsCut int
+}
+
+// Apply brings events into force on the whole node. Events applied before are passed over. A
+// gap is gate.ErrGap and changes nothing beyond the last event that fits.
+func (f *Fence) Apply(ctx context.Context, events []*kernelv1.CapEvent) (Change, error) {
+	f.applying.Lock()
+	defer f.applying.Unlock()
+	f.mu.Lock()
+	before := f.table.Sequence()
+	died, err := f.table.Apply(events)
+	after := f.table.Sequence()
+	for _, ev := range events {
+		if s := ev.GetSequence(); s > before && s <= after {
+			f.events = append(f.events, ev)
+		}
+	}
+	f.mu.Unlock()
+	// What fits holds, even where a later event does not.
+	c := Change{ConnectionsCut: f.Cut(died...)}
+	c.Gates, c.GatesCut = f.push(ctx, &kernelv1.GatePush{Events: events}, after)
+	return c, err
+}
+
+// Identify lets a process of Solo's own connect, and tells all gates who it is.
+func (f *Fence) Identify(ctx context.Context, id string, who Identity) error {
+	if !subject.ValidID(id) {
+		return errors.New("fence: not a public key")
+	}
+	if _, err := component(who.Role, id); err != nil {
+		return err
+	}
+	f.applying.Lock()
+	defer f.applying.Unlock()
+	f.mu.Lock()
+	f.identities[id] = who
+	p := f.tellComponents()
+	f.mu.Unlock()
+	f.push(ctx, p, 0)
+	return nil
+}
+
+// Dismiss takes an identity away, closes its connections and returns how many there were.
+// When it returns, no gate takes the id for a component any more.
+func (f *Fence) Dismiss(ctx context.Context, id string) int {
+	f.applying.Lock()
+	defer f.applying.Unlock()
+	f.mu.Lock()
+	_, known := f.identities[id]
+	delete(f.identities, id)
+	delete(f.joined, id)
+	p := f.tellComponents()
+	f.mu.Unlock()
+	if !known {
+		return 0
+	}
+	n := f.Cut(id)
+	f.push(ctx, p, 0)
+	return n
+}
+
+// Identity is who a component's id stands for.
+func (f *Fence) Identity(id string) (Identity, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	who, ok := f.identities[id]
+	return who, ok
+}
+
+// tellComponents sets the table's own map and returns the push that carries it. mu is held.
+func (f *Fence) tellComponents() *kernelv1.GatePush {
+	own, sent := map[string]string{}, map[string]string{}
+	for id, who := range f.identities {
+		if who.Role != Bootstrap {
+			own[id], sent[id] = who.Role, who.Role
+		}
+	}
+	f.table.SetComponents(own)
+	return &kernelv1.GatePush{Components: sent}
+}
+
+// push brings p to every gate at once and returns when each has acknowledged seq, or has been
+// cut off and can act no more. applying is held.
+func (f *Fence) push(ctx context.Context, p *kernelv1.GatePush, seq uint64) (acked, cut int) {
+	targets := f.targets()
+	if len(targets) == 0 || f.nc == nil {
+		return 0, 0
+	}
+	b, err := proto.Marshal(p)
+	if err != nil {
+		f.o.Log.Error("a push cannot be encoded", "error", err)
+		b = nil // every gate then fails to acknowledge and is cut: closed, not open
+	}
+	var mu sync.Mutex
+	var until int64
+	var wg sync.WaitGroup
+	for id, joined := range targets {
+		wg.Go(func() {
+			err := f.pushOne(id, b, seq)
+			if err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				acked++
+				return
+			}
+			if !joined && errors.Is(err, nats.ErrNoResponders) {
+				return // it has connected and is no gate yet
+			}
+			if wait := f.drop(id, err); wait > 0 {
+				mu.Lock()
+				defer mu.Unlock()
+				cut++
+				until = max(until, wait)
+			}
+		})
+	}
+	wg.Wait()
+	if wait := until - gate.Boottime(); wait > 0 {
+		t := time.NewTimer(time.Duration(wait))
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done(): // the fence itself is ending, and nobody is answered any more
+		}
+	}
+	return acked, cut
+}
+
+// targets are all gates: those that joined, and components that are connected, which may be
+// on their way of joining again.
+func (f *Fence) targets() map[string]bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := map[string]bool{}
+	for id, who := range f.identities {
+		if who.Role == subject.Kernel || who.Role == Bootstrap {
+			continue
+		}
+		if _, joined := f.joined[id]; joined {
+			out[id] = true
+		} else if len(f.byID[id]) > 0 {
+			out[id] = false
+		}
+	}
+	return out
+}
+
+func (f *Fence) pushOne(id string, b []byte, seq uint64) error {
+	m, err := f.nc.Request(subject.GatePush(id), b, AckTime)
+	if err != nil {
+		return err
+	}
+	var a kernelv1.GateAck
+	if err := proto.Unmarshal(m.Data, &a); err != nil {
+		return err
+	}
+	if a.GetSequence() < seq {
+		return errors.New("it acknowledged an older state")
+	}
+	return nil
+}
+
+// drop cuts a gate off and returns the boot time until which it may still act, or 0 when its
+// process has ended and nothing of it can act.
+func (f *Fence) drop(id string, cause error) (until int64) {
+	f.mu.Lock()
+	p, who := f.joined[id], f.identities[id]
+	delete(f.joined, id)
+	until = f.lease
+	f.mu.Unlock()
+	n := f.Cut(id)
+	if p.gone() {
+		return 0
+	}
+	f.o.Log.Warn("a gate did not acknowledge a change and was cut off", "role", who.Role, "namespace", who.Namespace, "id", id, "connections", n, "error", cause)
+	return until
+}
+
+// renew moves the lease forward and returns it. mu is held.
+func (f *Fence) renew() *kernelv1.GateLease {
+	f.lease = gate.Boottime() + int64(LeaseTime)
+	f.table.SetLease(f.lease)
+	return &kernelv1.GateLease{Sequence: f.table.Sequence(), DeadlineBoottimeNs: f.lease}
+}
