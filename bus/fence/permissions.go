@@ -34,15 +34,12 @@ func holder(id string, rules capability.Rules) (*server.Permissions, error) {
 // `>` in a subscription would slip past an allowed `*`.
 func serving(s subject.Service, revision uint64) (*server.Permissions, error) {
 	calls, mapped := subject.CallServing(s), subject.RevisionServing(s, revision)
-	q := " " + Queue(s)
+	q := " " + s.Queue()
 	return compile([]string{}, []string{calls + q, mapped + q}, []string{calls + ".>", mapped + ".>"},
 		&server.ResponsePermission{MaxMsgs: 1, Expires: embed.ReplyTime})
 }
 
-// Queue is the queue group of all instances of a service: `<namespace>/<service>`.
-func Queue(s subject.Service) string { return s.String() }
-
-// component is for Solo's own processes in KERNEL. namespace is for runners.
+// component is for Solo's own processes in KERNEL: what the role's work takes, by name.
 func component(role, id string) (*server.Permissions, error) {
 	pub := []string{
 		// Answers to callers in CALLER, and to each other. Inboxes cannot be guessed, and nothing

@@ -26,6 +26,10 @@ type Service struct {
 // String is `namespace/name`.
 func (s Service) String() string { return s.Namespace + "/" + s.Name }
 
+// Queue is the queue group of all instances of the service, the only one in which the server
+// lets them listen: `namespace/name`.
+func (s Service) Queue() string { return s.String() }
+
 // ParseService reads `namespace/name`.
 func ParseService(s string) (Service, error) {
 	ns, name, ok := strings.Cut(s, "/")

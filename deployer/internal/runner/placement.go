@@ -21,7 +21,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/solo-os/solo/bus/conn"
-	"github.com/solo-os/solo/bus/fence"
 	"github.com/solo-os/solo/deployer/internal/engine"
 	"github.com/solo-os/solo/deployer/internal/helper"
 	"github.com/solo-os/solo/deployer/internal/instance"
@@ -279,7 +278,7 @@ func (p *placement) up(ctx context.Context, nc *nats.Conn, _ string) error {
 func (p *placement) subscribe(ctx context.Context, nc *nats.Conn) error {
 	p.subs = nil
 	for _, s := range []string{subject.CallServing(p.id), subject.RevisionServing(p.id, p.revision)} {
-		sub, err := nc.QueueSubscribe(s, fence.Queue(p.id), func(m *nats.Msg) { p.onMessage(nc, m) })
+		sub, err := nc.QueueSubscribe(s, p.id.Queue(), func(m *nats.Msg) { p.onMessage(nc, m) })
 		if err != nil {
 			return err
 		}
