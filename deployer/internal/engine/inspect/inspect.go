@@ -56,7 +56,7 @@ type Imports map[string]map[string]Signature
 // Module is what is known about a module that passed.
 type Module struct {
 	Kind Kind
-	// Binary is the module to compile: the original with its tables capped.
+	// Binary is the module to compile: the original with its tables capped and its data merged.
 	Binary []byte
 	// SHA256 of the original, in hex.
 	SHA256 string

@@ -36,11 +36,12 @@ type parser struct {
 	bodies   int
 }
 
-// sections reads each section and builds the binary with capped tables.
+// sections reads each section and builds the binary with capped tables and merged data.
 func (p *parser) sections(bin []byte) error {
 	out := slices.Clone(bin[:8])
 	r := &reader{b: bin[8:]}
 	last := byte(0)
+	counted := false // the number of data segments stands elsewhere too
 	for len(r.b) > 0 {
 		id := r.byte()
 		n := r.u32()
@@ -64,6 +65,14 @@ func (p *parser) sections(bin []byte) error {
 			}
 		} else if err := p.section(id, &reader{b: body}); err != nil {
 			return err
+		}
+		switch id {
+		case secDataCount:
+			counted = true
+		case secData:
+			if !counted {
+				body = mergeData(body)
+			}
 		}
 		out = append(out, id)
 		out = uleb(out, uint64(len(body)))
