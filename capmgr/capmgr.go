@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"time"
 
@@ -51,13 +52,17 @@ func Run(ctx context.Context, p *daemon.Process) error {
 	if err != nil {
 		return err
 	}
-	// The ledger works until every request has its answer, so longer than ctx.
-	run, stop := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer stop(nil)
+	// The ledger works until every request has its answer, so longer than ctx, though not for
+	// ever where the fence is away.
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	last := time.AfterFunc(math.MaxInt64, stop)
+	defer last.Stop()
+	defer context.AfterFunc(ctx, func() { last.Reset(stopTimeout) })()
 	ended := make(chan error, 1)
 	go func() { ended <- l.Run(run) }()
 	err = serve(ctx, p, l, ended)
-	stop(nil)
+	stop()
 	return errors.Join(err, <-ended)
 }
 

@@ -225,8 +225,12 @@ func (l *Ledger) fence(ctx context.Context) (uint32, error) {
 		page := l.behind[:page(l.behind)]
 		err := l.persist(ctx, "the fence does not take capability records", func(ctx context.Context) error {
 			r, err := l.o.Fence(ctx, &kernelv1.FenceApplyRequest{Events: page})
-			if err == nil {
+			switch {
+			case err == nil:
 				cut += r.GetConnectionsCut()
+			case fault.Is(err, fault.ReasonDataLoss), fault.Is(err, fault.ReasonConflict):
+				// It has another chain, or lacks records from before: only the next start can mend that.
+				return fatal{fmt.Errorf("the fence refuses capability records from %d on: %w", page[0].GetSequence(), err)}
 			}
 			return err
 		})
