@@ -97,7 +97,7 @@ func component(role, id string) (*server.Permissions, error) {
 	case subject.Resmon:
 		frame()
 		answers()
-		pub = append(pub, subject.Samples("*"), subject.Control(subject.ControlMetrics, "*"))
+		pub = append(pub, subject.Samples("*"), subject.Control(subject.ControlMetrics, "*"), subject.Control(subject.ControlHealth, "*"))
 		sub = append(sub, subject.EventAll)
 	case subject.Deployer:
 		frame()
