@@ -94,7 +94,7 @@ func (c Child) Compile(ctx context.Context, path string) (*Verdict, error) {
 		return nil, ctx.Err()
 	case limited.Err() != nil, killedByCPU(err):
 		return nil, limitFault("compiling the module took longer than %s", c.Timeout)
-	case strings.Contains(text, "out of memory"), strings.Contains(text, "cannot allocate memory"):
+	case strings.Contains(text, "out of memory"), strings.Contains(text, "allocate"):
 		return nil, limitFault("compiling the module took more than %d MiB of memory", c.MemoryBytes>>20)
 	case err != nil:
 		return nil, fault.Internal(fmt.Errorf("compiler: %w: %s", err, text), "the compiler did not survive the module")
