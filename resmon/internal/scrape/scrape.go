@@ -4,12 +4,14 @@
 // component. A component that does not answer is reported down; it holds nobody up.
 //
 // Components are those that the gate's table names; the deployer's helpers (runners, keeper)
-// are measured by the deployer and not asked.
+// are measured by the deployer and not asked. A kernel that takes no such questions is left
+// out: that it works is what the gate's lease says.
 package scrape
 
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -159,6 +161,12 @@ func (s *Scraper) ask(ctx context.Context, op string) map[string][]byte {
 		mu.Unlock()
 		wg.Go(func() {
 			m, err := s.o.Conn.RequestWithContext(ctx, subject.Control(op, id), nil)
+			if name == subject.Kernel && errors.Is(err, nats.ErrNoResponders) {
+				mu.Lock()
+				delete(out, name)
+				mu.Unlock()
+				return
+			}
 			if err != nil {
 				return
 			}
