@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -54,6 +55,9 @@ type World struct {
 	link    caps.Link                    // mu
 	ready   map[string]map[string]string // mu; addresses by component
 	changed chan struct{}                // mu; closed and replaced when ready changes
+
+	refusals sync.Mutex        // a leaf: held on the server's own goroutines
+	refused  []embed.Violation // refusals
 }
 
 // Handle is a key and its id.
@@ -109,7 +113,7 @@ func Start(t testing.TB) *World {
 	w.seed = seedOf(t, w.chain)
 	w.Fence = fence.New(fence.Options{Log: w.Log, Ready: w.onReady})
 	w.Server, err = embed.Start(embed.Options{
-		Addr: "127.0.0.1:0", Name: Node, StoreDir: filepath.Join(home, "bus"), Auth: w.Fence, Log: w.Log,
+		Addr: "127.0.0.1:0", Name: Node, StoreDir: filepath.Join(home, "bus"), Auth: w.Fence, Log: w.Log, Violation: w.onViolation,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -139,6 +143,24 @@ func Start(t testing.TB) *World {
 	w.Fence.Dismiss(ctx, boot.ID)
 	w.Fence.Open(true)
 	return w
+}
+
+// maxViolations bounds what is remembered of a test that floods the bus.
+const maxViolations = 1000
+
+func (w *World) onViolation(v embed.Violation) {
+	w.refusals.Lock()
+	defer w.refusals.Unlock()
+	if len(w.refused) < maxViolations {
+		w.refused = append(w.refused, v)
+	}
+}
+
+// Violations are what the server has refused so far, oldest first.
+func (w *World) Violations() []embed.Violation {
+	w.refusals.Lock()
+	defer w.refusals.Unlock()
+	return slices.Clone(w.refused)
 }
 
 func (w *World) identify(t testing.TB, id, role string) {
