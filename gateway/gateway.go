@@ -125,7 +125,10 @@ func Run(ctx context.Context, cfg Config, o Options) error {
 			srv.Stop()
 			<-stopped
 		}
-		return <-served
+		if err := <-served; !errors.Is(err, grpc.ErrServerStopped) { // told to end before it had begun
+			return err
+		}
+		return nil
 	}
 	if err := o.Ready(ctx, l.Addr().String()); err != nil {
 		return errors.Join(err, end())
