@@ -29,7 +29,6 @@ const (
 type sealed struct {
 	event *kernelv1.CapEvent
 	bytes []byte
-	link  caps.Link
 }
 
 // Run makes changes until ctx ends, finishes the group at hand and returns nil. Any other
@@ -61,10 +60,8 @@ func (l *Ledger) begin(ctx context.Context) error {
 		if err := l.store(ctx, []sealed{s}); err != nil {
 			return err
 		}
-	} else if err := caps.SaveHead(l.o.HeadPath, l.key, l.link); err != nil {
-		return fmt.Errorf("the head of the capability chain: %w", err)
 	}
-	_, err := l.fence(ctx)
+	_, err := l.spread(ctx)
 	return err
 }
 
@@ -108,7 +105,7 @@ func (l *Ledger) group(ctx context.Context, first *request) error {
 		if err := l.store(ctx, recs); err != nil {
 			return err
 		}
-		cut, err := l.fence(ctx)
+		cut, err := l.spread(ctx)
 		if err != nil {
 			return err
 		}
@@ -145,10 +142,23 @@ func (l *Ledger) seal(ev *kernelv1.CapEvent) (sealed, []string, error) {
 		return sealed{}, nil, fmt.Errorf("capability record %d: %w", ev.GetSequence(), err)
 	}
 	l.link = link
-	return sealed{ev, b, link}, died, nil
+	return sealed{ev, b}, died, nil
 }
 
-// store makes records durable, in order, and then the head.
+// spread writes the head and brings the fence up to the chain, side by side: both follow
+// from what is durable, and neither from the other.
+func (l *Ledger) spread(ctx context.Context) (cut uint32, err error) {
+	head := make(chan error, 1)
+	go func() {
+		head <- l.persist(ctx, "the head of the capability chain cannot be written", func(context.Context) error {
+			return caps.SaveHead(l.o.HeadPath, l.key, l.link)
+		})
+	}()
+	cut, err = l.fence(ctx)
+	return cut, errors.Join(err, <-head)
+}
+
+// store makes records durable, in order.
 func (l *Ledger) store(ctx context.Context, recs []sealed) error {
 	acks := make([]jetstream.PubAckFuture, len(recs))
 	for i, s := range recs {
@@ -164,9 +174,7 @@ func (l *Ledger) store(ctx context.Context, recs []sealed) error {
 		}
 		l.behind = append(l.behind, s.event)
 	}
-	return l.persist(ctx, "the head of the capability chain cannot be written", func(context.Context) error {
-		return caps.SaveHead(l.o.HeadPath, l.key, recs[len(recs)-1].link)
-	})
+	return nil
 }
 
 func message(s sealed) *nats.Msg { return &nats.Msg{Subject: subject.Caps, Data: s.bytes} }

@@ -4,15 +4,14 @@
 //
 //  1. decide, on the state after every earlier change;
 //  2. the records are durable in stream CAPS, in their places (expected sequence);
-//  3. the signed head names the last of them;
-//  4. the fence has applied them: every gate has acknowledged or was cut off, and the live
-//     connections of what died are closed;
-//  5. Do answers.
+//  3. the signed head names the last of them, and the fence has applied them: every gate has
+//     acknowledged or was cut off, and the live connections of what died are closed;
+//  4. Do answers.
 //
 // Decisions that wait at the same time go through together, except that one with which
 // something dies ends its group. A step that fails is repeated until it succeeds, and nothing
 // is decided or answered meanwhile: a durable record can no more be taken back than hidden.
-// After a crash between 2 and 4, Open finds the records in the stream and Run brings the fence up to them
+// After a crash between 2 and 3, Open finds the records in the stream and Run brings the fence up to them
 // before it decides anything.
 //
 // The ledger ends with an error, and the process with it, when the stream contains what it
