@@ -51,6 +51,9 @@ func (in *Instance) ended(ctx context.Context, err error) *fault.Error {
 	if f.Message == "" {
 		f.Message = c.Message
 	}
+	if mem != nil {
+		c.MemoryBytes = mem.size.Load()
+	}
 	if in.module.Info.Kind == inspect.Reactor {
 		in.crash.Store(c)
 		close(in.done)

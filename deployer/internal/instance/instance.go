@@ -38,6 +38,8 @@ type Crash struct {
 	Message string
 	// Trace is a stack or what the instance said last, where there is something.
 	Trace string
+	// MemoryBytes is what it held at the end.
+	MemoryBytes uint64
 }
 
 // Error returns the message.

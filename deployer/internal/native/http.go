@@ -132,7 +132,7 @@ func (p *process) crashed() *instance.Crash {
 	p.mu.Lock()
 	over, killed, rss := p.over, p.killed, p.rss
 	p.mu.Unlock()
-	c := &instance.Crash{Kind: "exit", Trace: p.tail.String(), Message: "the process exited with status 0"}
+	c := &instance.Crash{Kind: "exit", MemoryBytes: rss, Trace: p.tail.String(), Message: "the process exited with status 0"}
 	exit, ok := errors.AsType[*exec.ExitError](p.err)
 	switch {
 	case over:

@@ -443,10 +443,7 @@ func (p *placement) limited(limit, mark string, value, bound uint64, action stri
 func (p *placement) record(s *slot, c *instance.Crash) {
 	d := &solov1.Crash{
 		Time: timestamppb.Now(), Service: p.service, Instance: s.id, Revision: p.revision, Kind: c.Kind, Message: c.Message,
-		Trace: c.Trace, Logs: s.host.tail.Lines(), MemoryLimitBytes: p.memory,
-	}
-	if in := s.instance(); in != nil {
-		d.MemoryBytes = in.Usage().MemoryBytes
+		Trace: c.Trace, Logs: s.host.tail.Lines(), MemoryBytes: c.MemoryBytes, MemoryLimitBytes: p.memory,
 	}
 	if b, err := (proto.MarshalOptions{Deterministic: true}).Marshal(d); err == nil {
 		sum := sha256.Sum256(b)

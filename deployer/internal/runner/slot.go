@@ -36,12 +36,6 @@ func newSlot(p *placement, id string) *slot {
 	return &slot{id: id, state: solov1.InstanceState_INSTANCE_STATE_STARTING, host: &guestHost{p: p, id: id, tail: &logline.Tail{}}}
 }
 
-func (s *slot) instance() instance.Instance {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.in
-}
-
 // worker is what a goroutine needs to answer calls with one instance.
 type worker struct {
 	in   instance.Instance
