@@ -40,14 +40,15 @@ func Main(ctx context.Context, c Command, args []string, stdin io.Reader, stdout
 	if c.Flags != nil {
 		c.Flags(fs, os.Getenv)
 	}
-	fs.Usage = func() {
-		fmt.Fprintf(stderr, "solo-%s: %s\n\nThe kernel starts it and hands it its identity on standard input; it is not started by hand.\n\nFlags:\n", c.Component, c.Summary)
-		fs.PrintDefaults()
-	}
+	fs.Usage = func() {} // what is wrong is said alone; help is printed when it is asked for
 	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprintf(stdout, "solo-%s: %s\n\nThe kernel starts it and hands it its identity on standard input; it is not started by hand.\n\nFlags:\n", c.Component, c.Summary)
+		fs.SetOutput(stdout)
+		fs.PrintDefaults()
 		return 0
 	case err != nil:
+		fmt.Fprintf(stderr, "see solo-%s --help\n", c.Component)
 		return 2
 	case fs.NArg() > 0:
 		fmt.Fprintf(stderr, "solo-%s: unexpected argument %q; see --help\n", c.Component, fs.Arg(0))
