@@ -203,6 +203,14 @@ func (e *Entry) state() Decision {
 	return e.stateAt(time.Now().UnixNano(), Boottime())
 }
 
+// stateSince is state at a boot time just read, which costs more to read than all the rest.
+func (e *Entry) stateSince(boot int64) Decision {
+	if e == nil || e.dead || e.wall == 0 {
+		return e.stateAt(0, 0)
+	}
+	return e.stateAt(time.Now().UnixNano(), boot)
+}
+
 func (e *Entry) stateAt(now, boot int64) Decision {
 	switch {
 	case e == nil:
@@ -228,13 +236,14 @@ func (t *Table) Call(id string, s subject.Service, op string) Decision {
 	if !enforced {
 		return Allowed
 	}
-	if !t.Leased() {
+	boot := Boottime()
+	if boot >= t.lease.Load() {
 		return NoLease
 	}
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	e := t.entries[id]
-	if d := e.state(); d != Allowed {
+	if d := e.stateSince(boot); d != Allowed {
 		return d
 	}
 	if !e.holds() || !e.Rules.AllowsCall(capability.ServiceObject(s), op) {
@@ -248,21 +257,22 @@ func (t *Table) System(m subject.System) Decision {
 	if !enforced {
 		return Allowed
 	}
-	if !t.Leased() {
+	boot := Boottime()
+	if boot >= t.lease.Load() {
 		return NoLease
 	}
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if name := t.components[m.ID]; name != "" {
-		for _, o := range subject.Ops() {
-			if o.Scope == subject.Internal && o.Component == m.Component && o.Op == m.Op && (o.Verb == "" || o.Verb == name) {
+		for o := range subject.OpsOf(m.Component) {
+			if o.Scope == subject.Internal && o.Op == m.Op && (o.Verb == "" || o.Verb == name) {
 				return Allowed
 			}
 		}
 		return NotGranted
 	}
 	e := t.entries[m.ID]
-	if d := e.state(); d != Allowed {
+	if d := e.stateSince(boot); d != Allowed {
 		return d
 	}
 	if !e.holds() {

@@ -75,7 +75,7 @@ func (s *Server) StartServer() {
 	if a, ok := srv.Addr().(*net.TCPAddr); ok {
 		s.port = a.Port
 	}
-	for end := time.Now().Add(startTimeout); s.Conn != nil && !s.Conn.IsClosed() && !s.Conn.IsConnected(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(startTimeout); s.Conn != nil && !s.Conn.IsClosed() && !s.Conn.IsConnected(); <-time.After(time.Millisecond) {
 		if time.Now().After(end) {
 			s.t.Fatal("the connection does not come back")
 		}

@@ -78,9 +78,9 @@ type Need struct {
 // holders. For calls that need the verb anywhere, Object has Kind Service and empty tokens:
 // Satisfies then looks at every rule.
 func Needs(m subject.System) (needs []Need, open, ok bool) {
-	for _, o := range subject.Ops() {
+	for o := range subject.OpsOf(m.Component) {
 		credit := m.Stream && o.Stream && m.Op == subject.StreamCredit
-		if o.Component != m.Component || o.Stream != m.Stream || (o.Op != m.Op && !credit) {
+		if o.Stream != m.Stream || (o.Op != m.Op && !credit) {
 			continue
 		}
 		none := m.Service == subject.Nothing()

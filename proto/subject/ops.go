@@ -1,5 +1,10 @@
 package subject
 
+import (
+	"iter"
+	"slices"
+)
+
 // Scope is the kind of object a system call is about.
 type Scope uint8
 
@@ -33,44 +38,56 @@ const StreamCredit = "credit"
 
 // Ops is the whole table. Permissions compiled into the server and the checks of every gate
 // come from it alone.
-func Ops() []Op {
-	return []Op{
-		{Capmgr, "grant", false, Open, ""},
-		{Capmgr, "revoke", false, Open, ""},
-		{Capmgr, "describe", false, Open, ""},
-		{Capmgr, "can", false, Open, ""},
-		{Capmgr, "explain", false, Open, ""},
-		{Capmgr, "bind", false, Internal, Deployer},
-		{Capmgr, "endow", false, Internal, Deployer},
-		{Capmgr, "disendow", false, Internal, Deployer},
+func Ops() []Op { return slices.Clone(ops[:]) }
 
-		{Registry, "status", false, OnService, "status"},
-		{Registry, "list", false, OnService, "list"},
-		{Registry, "watch", true, OnService, "watch"},
-		{Registry, "resolve", false, OnService, "call"},
-		{Registry, "nodes", false, OnKernel, "nodes"},
-		{Registry, "put", false, Internal, Deployer},
-		{Registry, "get", false, Internal, ""},
-		{Registry, "all", false, Internal, ""},
-		{Registry, "delete", false, Internal, Deployer},
-		{Registry, "report", false, Internal, Deployer},
-
-		{Deployer, "deploy", false, OnService, "deploy"},
-		{Deployer, "update", false, OnService, "update"},
-		{Deployer, "rollback", false, OnService, "update"},
-		{Deployer, "kill", false, OnService, "kill"},
-		{Deployer, "logs", true, OnService, "logs"},
-		{Deployer, "crashes", false, OnService, "logs"},
-		{Deployer, "upload", false, Anywhere, "deploy"},
-		{Deployer, "upload", false, Anywhere, "update"},
-		{Deployer, "sample", false, Internal, Resmon},
-		{Deployer, "enforce", false, Internal, Resmon},
-
-		{Resmon, "usage", false, OnService, "status"},
-		{Resmon, "usage", false, OnKernel, "usage"},
-
-		{Audit, "read", true, OnAudit, "read"},
-
-		{Kernel, "shutdown", false, OnKernel, "shutdown"},
+// OpsOf lists the operations of one component, without allocating.
+func OpsOf(component string) iter.Seq[Op] {
+	return func(yield func(Op) bool) {
+		for i := range ops {
+			if ops[i].Component == component && !yield(ops[i]) {
+				return
+			}
+		}
 	}
+}
+
+// ops is never written.
+var ops = [...]Op{
+	{Capmgr, "grant", false, Open, ""},
+	{Capmgr, "revoke", false, Open, ""},
+	{Capmgr, "describe", false, Open, ""},
+	{Capmgr, "can", false, Open, ""},
+	{Capmgr, "explain", false, Open, ""},
+	{Capmgr, "bind", false, Internal, Deployer},
+	{Capmgr, "endow", false, Internal, Deployer},
+	{Capmgr, "disendow", false, Internal, Deployer},
+
+	{Registry, "status", false, OnService, "status"},
+	{Registry, "list", false, OnService, "list"},
+	{Registry, "watch", true, OnService, "watch"},
+	{Registry, "resolve", false, OnService, "call"},
+	{Registry, "nodes", false, OnKernel, "nodes"},
+	{Registry, "put", false, Internal, Deployer},
+	{Registry, "get", false, Internal, ""},
+	{Registry, "all", false, Internal, ""},
+	{Registry, "delete", false, Internal, Deployer},
+	{Registry, "report", false, Internal, Deployer},
+
+	{Deployer, "deploy", false, OnService, "deploy"},
+	{Deployer, "update", false, OnService, "update"},
+	{Deployer, "rollback", false, OnService, "update"},
+	{Deployer, "kill", false, OnService, "kill"},
+	{Deployer, "logs", true, OnService, "logs"},
+	{Deployer, "crashes", false, OnService, "logs"},
+	{Deployer, "upload", false, Anywhere, "deploy"},
+	{Deployer, "upload", false, Anywhere, "update"},
+	{Deployer, "sample", false, Internal, Resmon},
+	{Deployer, "enforce", false, Internal, Resmon},
+
+	{Resmon, "usage", false, OnService, "status"},
+	{Resmon, "usage", false, OnKernel, "usage"},
+
+	{Audit, "read", true, OnAudit, "read"},
+
+	{Kernel, "shutdown", false, OnKernel, "shutdown"},
 }
