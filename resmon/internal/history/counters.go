@@ -1,6 +1,7 @@
 package history
 
 import (
+	"maps"
 	"time"
 
 	kernelv1 "github.com/solo-os/solo/proto/solo/kernel/v1"
@@ -9,13 +10,17 @@ import (
 // Counters turns samples, whose counters run since the start of a placement or instance, into
 // what was used between one sample and the next. A counter that is seen for the first time
 // counts from zero, except in the very first sample: what it had counted before then belongs
-// to a time nobody observed. One that has gone back was started anew. Not safe for concurrent
-// use.
+// to a time nobody observed. One that has gone back was started anew, and one that was missing
+// for less than remembered (its runner did not answer in time) goes on where it was. Not safe
+// for concurrent use.
 type Counters struct {
 	placements map[placement]counts
-	cpu        map[instance]uint64
+	cpu        map[instance]cpu
 	at         time.Time
 }
+
+// remembered is how long a counter that is missing from the samples is kept.
+const remembered = 5 * time.Minute
 
 type placement struct {
 	service  string
@@ -27,7 +32,15 @@ type instance struct {
 	id string
 }
 
-type counts struct{ calls, errs, latency uint64 }
+type counts struct {
+	calls, errs, latency uint64
+	at                   time.Time
+}
+
+type cpu struct {
+	ms uint64
+	at time.Time
+}
 
 // Step takes the next sample, and returns what each service used since the one before and
 // over how long; span is 0 for the first.
@@ -36,26 +49,28 @@ func (c *Counters) Step(s *kernelv1.SampleAllResponse, at time.Time) (used map[s
 	if !first {
 		span = at.Sub(c.at)
 	}
+	if c.placements == nil {
+		c.placements, c.cpu = map[placement]counts{}, map[instance]cpu{}
+	}
 	used = make(map[string]Measure, len(c.placements))
-	placements := make(map[placement]counts, len(s.GetPlacements()))
-	cpu := make(map[instance]uint64, len(c.cpu))
 	for _, p := range s.GetPlacements() {
 		k := placement{p.GetService(), p.GetRevision()}
-		now := counts{p.GetCalls(), p.GetErrors(), p.GetLatencyUs()}
+		now := counts{p.GetCalls(), p.GetErrors(), p.GetLatencyUs(), at}
 		m := used[k.service]
-		if was, known := c.placements[k]; known || !first {
+		if !first {
+			was := c.placements[k]
 			m.Calls += since(was.calls, now.calls)
 			m.Errors += since(was.errs, now.errs)
 			m.LatencyUs += since(was.latency, now.latency)
 		}
-		placements[k] = now
+		c.placements[k] = now
 		var waiting uint32
 		for _, i := range p.GetInstances() {
 			ik := instance{k, i.GetId()}
-			if was, known := c.cpu[ik]; known || !first {
-				m.CPUMs += since(was, i.GetCpuMs())
+			if !first {
+				m.CPUMs += since(c.cpu[ik].ms, i.GetCpuMs())
 			}
-			cpu[ik] = i.GetCpuMs()
+			c.cpu[ik] = cpu{i.GetCpuMs(), at}
 			m.MemoryBytes += i.GetMemoryBytes()
 			m.Restarts += i.GetRestarts()
 			waiting += i.GetMailboxDepth()
@@ -63,7 +78,9 @@ func (c *Counters) Step(s *kernelv1.SampleAllResponse, at time.Time) (used map[s
 		m.Mailbox += max(waiting, p.GetMailboxDepth())
 		used[k.service] = m
 	}
-	c.placements, c.cpu, c.at = placements, cpu, at
+	maps.DeleteFunc(c.placements, func(_ placement, v counts) bool { return at.Sub(v.at) > remembered })
+	maps.DeleteFunc(c.cpu, func(_ instance, v cpu) bool { return at.Sub(v.at) > remembered })
+	c.at = at
 	return used, span
 }
 

@@ -102,4 +102,12 @@ func TestCounters(t *testing.T) {
 	if used := step(); len(used) != 0 {
 		t.Errorf("%v", used)
 	}
+	// One that was missing for a moment goes on where it was, and is forgotten in the end.
+	if m := step(sample(1, 5, 12, "y"))["a/b"]; m.Calls != 1 || m.CPUMs != 2 {
+		t.Errorf("after a missed sample: %+v", m)
+	}
+	c.Step(&kernelv1.SampleAllResponse{}, at.Add(remembered+time.Second))
+	if len(c.placements) != 0 || len(c.cpu) != 0 {
+		t.Errorf("%d placements, %d instances are remembered", len(c.placements), len(c.cpu))
+	}
 }

@@ -8,6 +8,7 @@
 package limits
 
 import (
+	"maps"
 	"time"
 
 	nodev1 "github.com/solo-os/solo/proto/solo/node/v1"
@@ -98,13 +99,12 @@ type Decision struct {
 type Judge struct {
 	targets map[Target]*state
 	cpu     map[Target][]used
-	round   uint64
 }
 
 type state struct {
-	round uint64 // of the last sample
-	mark  uint8  // 0, 1 soft, 2 hard
-	below int    // samples in a row that were well below mark
+	seen  time.Time // in the last sample
+	mark  uint8     // 0, 1 soft, 2 hard
+	below int       // samples in a row that were well below mark
 	quiet time.Time
 	busy  bool // an action is being carried out
 }
@@ -119,10 +119,9 @@ func NewJudge() *Judge {
 	return &Judge{targets: map[Target]*state{}, cpu: map[Target][]used{}}
 }
 
-// Step judges one sample. Placements whose bounds are not known are passed over. What is not
-// in the sample is forgotten.
+// Step judges one sample. Placements whose bounds are not known are passed over. What has been
+// missing from the samples for as long as a cool-down is forgotten.
 func (j *Judge) Step(at time.Time, placements []*nodev1.PlacementSample, bounds func(service string, revision uint64) (Bounds, bool)) (out []Decision) {
-	j.round++
 	for _, p := range placements {
 		b, ok := bounds(p.GetService(), p.GetRevision())
 		if !ok {
@@ -149,16 +148,8 @@ func (j *Judge) Step(at time.Time, placements []*nodev1.PlacementSample, bounds 
 		t := Target{p.GetService(), p.GetRevision(), "", Mailbox}
 		out = j.judge(out, at, t, uint64(max(waiting, sum)), mailbox, max(1, mailbox/2), mailbox, b.MailboxAction)
 	}
-	for t, s := range j.targets {
-		if s.round != j.round {
-			delete(j.targets, t)
-		}
-	}
-	for t, w := range j.cpu {
-		if w[len(w)-1].at != at {
-			delete(j.cpu, t)
-		}
-	}
+	maps.DeleteFunc(j.targets, func(_ Target, s *state) bool { return at.Sub(s.seen) > CoolDown })
+	maps.DeleteFunc(j.cpu, func(_ Target, w []used) bool { return at.Sub(w[len(w)-1].at) > CoolDown })
 	return out
 }
 
@@ -186,7 +177,7 @@ func (j *Judge) judge(out []Decision, at time.Time, t Target, value, bound, soft
 		s = &state{}
 		j.targets[t] = s
 	}
-	s.round = j.round
+	s.seen = at
 	reached := uint8(0)
 	switch {
 	case value >= hard:

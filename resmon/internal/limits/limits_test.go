@@ -194,7 +194,7 @@ func TestCPU(t *testing.T) {
 func TestForgets(t *testing.T) {
 	b := newBench(BoundsOf(&solov1.Limits{MemoryBytes: 1000}))
 	first := b.step(2000, 0, 0)
-	b.at = b.at.Add(time.Second)
+	b.at = b.at.Add(CoolDown + time.Second)
 	b.Step(b.at, nil, nil)
 	if len(b.targets) != 0 || len(b.cpu) != 0 {
 		t.Errorf("%d targets, %d windows are kept", len(b.targets), len(b.cpu))
