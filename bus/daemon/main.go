@@ -68,10 +68,12 @@ func Main(ctx context.Context, c Command, args []string, stdin io.Reader, stdout
 	log := NewLogger(stderr, boot.GetLogLevel()).With("component", c.Component, "node", boot.GetNode())
 	ctx, drain := context.WithCancel(ctx)
 	defer drain()
+	gone := make(chan struct{})
 	go func() { // ends with the process: a read from a pipe cannot be cancelled
 		_, _ = io.Copy(io.Discard, in)
 		log.Warn("the kernel is gone")
 		drain()
+		close(gone)
 	}()
 	p, err := Connect(ctx, boot, log, drain)
 	if err != nil {
@@ -79,6 +81,10 @@ func Main(ctx context.Context, c Command, args []string, stdin io.Reader, stdout
 		return 1
 	}
 	defer p.Close()
+	go func() { // ends with the process
+		<-gone
+		p.Conn.Close() // the bus went with the kernel: nothing may wait for it
+	}()
 	if err := c.Run(ctx, p); err != nil && !errors.Is(err, context.Canceled) {
 		log.Error("ended", "error", err)
 		return 1
