@@ -293,12 +293,9 @@ func (a *app) handleCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			addr := a.Getenv("SOLO_NATS_ADDR")
-			if m, err := a.homeDir().Addresses(); err == nil && addr == "" {
-				addr = m["nats"]
-			}
-			if addr == "" {
-				addr = "127.0.0.1:4222"
+			addr, err := a.where("", a.Getenv("SOLO_NATS_ADDR"), "nats", "127.0.0.1:4222")
+			if err != nil {
+				return err
 			}
 			file, err := filepath.Abs(a.path(args[0]))
 			if err != nil {

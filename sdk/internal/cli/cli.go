@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/solo-os/solo/sdk/agent"
@@ -105,7 +106,7 @@ $SOLO_HOME/root.nk. SOLO_HOME is .solo unless it is set.`,
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&a.handle, "handle", a.Getenv("SOLO_HANDLE"), "`file` with the handle to use (SOLO_HANDLE)")
-	f.StringVar(&a.addr, "addr", a.Getenv("SOLO_GRPC_ADDR"), "gRPC address as `host:port` (SOLO_GRPC_ADDR)")
+	f.StringVar(&a.addr, "addr", "", "gRPC address as `host:port` (SOLO_GRPC_ADDR)")
 	f.StringVar(&a.home, "home", a.Getenv("SOLO_HOME"), "Solo's `folder` on this machine (SOLO_HOME)")
 	f.StringVarP(&a.output, "output", "o", "text", "`form` of the output: text or json (the response as protobuf JSON)")
 	f.StringVar(&a.ca, "tls-ca", a.Getenv("SOLO_TLS_CA"), "`file` with the authority to trust; turns on TLS (SOLO_TLS_CA)")
@@ -165,17 +166,26 @@ func (a *app) homeDir() home.Dir {
 
 // address is where Solo's gRPC listens.
 func (a *app) address() (string, error) {
-	if a.addr != "" {
-		return a.addr, nil
+	return a.where(a.addr, a.Getenv("SOLO_GRPC_ADDR"), "grpc", "127.0.0.1:50051")
+}
+
+// where is an address: the flag's, else the environment's, else the one that a Solo running
+// here says, else the usual one. Port 0 in the environment asks for a free port and is none.
+func (a *app) where(flag, env, name, usual string) (string, error) {
+	if flag != "" {
+		return flag, nil
+	}
+	if env != "" && !strings.HasSuffix(env, ":0") {
+		return env, nil
 	}
 	m, err := a.homeDir().Addresses()
 	if err != nil {
 		return "", err
 	}
-	if m["grpc"] != "" {
-		return m["grpc"], nil
+	if m[name] != "" {
+		return m[name], nil
 	}
-	return "127.0.0.1:50051", nil
+	return usual, nil
 }
 
 // handleFile is the file with the handle to use.

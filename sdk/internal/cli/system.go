@@ -35,9 +35,7 @@ func (a *app) upCommand() *cobra.Command {
 			k.Dir = a.Dir
 			k.Env = append(os.Environ(), "SOLO_HOME="+string(a.homeDir()))
 			k.Stdout, k.Stderr = a.Stdout, a.Stderr
-			// A group of its own: an interrupt at the terminal reaches this program alone, which
-			// asks the kernel once to end.
-			k.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+			k.SysProcAttr = apart()
 			k.Cancel = func() error { return k.Process.Signal(syscall.SIGTERM) }
 			k.WaitDelay = 40 * time.Second // the kernel's own shutdown is bounded by 30 s
 			err = k.Run()
@@ -152,9 +150,9 @@ func (a *app) usageCommand() *cobra.Command {
 				return a.print(resp, func(w io.Writer) {
 					rows := make([][]string, 0, len(resp.GetRows()))
 					for _, r := range resp.GetRows() {
-						rows = append(rows, []string{r.GetService(), cpu(r.GetCpuMs()), size(r.GetPeakMemoryBytes()), size(uint64(r.GetMemoryByteSeconds())) + "s", fmt.Sprint(r.GetCalls()), fmt.Sprint(r.GetErrors())})
+						rows = append(rows, []string{r.GetService(), cpu(r.GetCpuMs()), size(r.GetPeakMemoryBytes()), size(uint64(r.GetMemoryByteSeconds())) + "·s", fmt.Sprint(r.GetCalls()), fmt.Sprint(r.GetErrors())})
 					}
-					table(w, "NAME CPU PEAK MEMORY CALLS ERRORS", rows)
+					table(w, "NAME CPU PEAK-MEMORY MEMORY-TIME CALLS ERRORS", rows)
 				})
 			})
 		},
