@@ -163,7 +163,7 @@ func (c *Controller) undeployed(ctx context.Context, op *auditlog.Operation, bef
 	} else {
 		c.failed(ctx, claimed, why)
 		f := fault.From(why)
-		if f.Code != codes.Internal && f.Reason != fault.ReasonStartFailed && !unavailable(why) {
+		if !unavailable(why) && (f.Code != codes.Internal || f.Reason == fault.ReasonStartFailed) {
 			why = fault.New(codes.FailedPrecondition, fault.ReasonStartFailed, "%s did not start: %s", before.reg.GetName(), text(why)).Because(why).
 				Next("see `solo logs %s` and `solo crash %s`; deploying again tries anew", before.reg.GetName(), before.reg.GetName())
 		}

@@ -219,7 +219,7 @@ func (c *Controller) failed(ctx context.Context, e entry, why error) entry {
 // text is an error for people: a fault's message without its reason.
 func text(err error) string {
 	f := fault.From(err)
-	if f.Code == codes.Internal {
+	if f.Code == codes.Internal || f.Reason == fault.ReasonStartFailed {
 		return f.Message
 	}
 	return f.Reason + ": " + f.Message

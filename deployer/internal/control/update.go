@@ -175,23 +175,30 @@ func (c *Controller) recreate(ctx context.Context, op *auditlog.Operation, calle
 	if err != nil {
 		return nil, err
 	}
+	// Whether the rights can be had is decided before anything is touched. They are made when the old
+	// revision has finished: making them ends its own.
 	holder := holderFor(next, old, caller.ID)
-	endowed, err := c.endow(ctx, service, holder, next.GetManifest().GetGrants(), false)
+	_, err = c.endow(ctx, service, holder, next.GetManifest().GetGrants(), true)
 	if err != nil && holder != caller.ID {
-		endowed, err = c.endow(ctx, service, caller.ID, next.GetManifest().GetGrants(), false)
+		holder = caller.ID
+		_, err = c.endow(ctx, service, holder, next.GetManifest().GetGrants(), true)
 	}
 	if err != nil {
 		_ = op.Outcome(ctx, err, nil) // the recorder has logged it; the caller learns why
 		return nil, err
 	}
-	reg.Revision, reg.State, reg.LastError = next.GetNumber(), solov1.ServiceState_SERVICE_STATE_UPDATING, ""
-	reg.ServingId, reg.ServiceId = endowed.GetServingId(), endowed.GetServiceId()
-	reg.Rollout = &solov1.Rollout{
-		Id: newID(), FromRevision: old.GetNumber(), ToRevision: next.GetNumber(), Strategy: solov1.Strategy_STRATEGY_RECREATE, State: solov1.RolloutState_ROLLOUT_STATE_RUNNING,
-	}
 	// From here on it is carried to an end, whatever becomes of the caller.
 	ctx = context.WithoutCancel(ctx)
 	c.remove(ctx, name, old.GetNumber(), defaultGrace)
+	reg.Revision, reg.State, reg.LastError = next.GetNumber(), solov1.ServiceState_SERVICE_STATE_UPDATING, ""
+	reg.Rollout = &solov1.Rollout{
+		Id: newID(), FromRevision: old.GetNumber(), ToRevision: next.GetNumber(), Strategy: solov1.Strategy_STRATEGY_RECREATE, State: solov1.RolloutState_ROLLOUT_STATE_RUNNING,
+	}
+	endowed, err := c.endow(ctx, service, holder, next.GetManifest().GetGrants(), false)
+	if err != nil {
+		return nil, c.notUpdated(ctx, op, entry{reg, e.kv}, old, err)
+	}
+	reg.ServingId, reg.ServiceId = endowed.GetServingId(), endowed.GetServiceId()
 	claimed, placed, err := c.start(ctx, reg, e.kv, event(reg, "updating", "revision %d to %d by %s", old.GetNumber(), next.GetNumber(), caller.ID))
 	if err == nil {
 		c.metrics.started(next.GetManifest(), begun)
@@ -209,11 +216,17 @@ func (c *Controller) recreate(ctx context.Context, op *auditlog.Operation, calle
 			claimed.kv = known.kv
 		}
 	}
-	back := c.goBack(ctx, claimed, old, err)
-	why := fault.New(codes.FailedPrecondition, fault.ReasonStartFailed, "revision %d of %s did not start: %s; %s", next.GetNumber(), name, text(err), back).Because(err).
+	return nil, c.notUpdated(ctx, op, claimed, old, err)
+}
+
+// notUpdated goes back to the revision before, records that and returns it as a fault.
+func (c *Controller) notUpdated(ctx context.Context, op *auditlog.Operation, e entry, old *kernelv1.Revision, cause error) error {
+	name, to := e.reg.GetName(), e.reg.GetRevision()
+	back := c.goBack(ctx, e, old, cause)
+	why := fault.New(codes.FailedPrecondition, fault.ReasonStartFailed, "revision %d of %s did not start: %s; %s", to, name, text(cause), back).Because(cause).
 		Next("see `solo crash %s`", name)
-	_ = op.Outcome(ctx, why, nil) // logged; the caller learns why
-	return nil, why
+	_ = op.Outcome(ctx, why, nil) // the recorder has logged it; the caller learns why
+	return why
 }
 
 // goBack starts the revision before again after a rollout that failed, and says how that went.
