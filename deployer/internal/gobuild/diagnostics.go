@@ -27,7 +27,7 @@ func parse(output string) []*solov1.Diagnostic {
 	for line := range strings.Lines(output) {
 		line = strings.TrimRight(line, "\r\n")
 		switch {
-		case strings.TrimSpace(line) == "", strings.HasPrefix(line, "# "), strings.HasPrefix(line, "go: finding "), strings.HasPrefix(line, "go: downloading "):
+		case strings.TrimSpace(line) == "", strings.HasPrefix(line, "# "), strings.HasPrefix(line, "go: finding "), strings.HasPrefix(line, "go: downloading "), strings.HasPrefix(line, "warning: "):
 			continue
 		case (line[0] == '\t' || line[0] == ' ') && len(out) > 0:
 			last := out[len(out)-1]

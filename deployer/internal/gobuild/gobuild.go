@@ -294,12 +294,16 @@ func (b *Builder) write(dir string, s *Source) error {
 
 // env is everything a build sees of this machine.
 func (b *Builder) env(work string) []string {
-	return []string{
+	env := []string{
 		"GOPROXY=off", "GOFLAGS=-mod=mod", "GOSUMDB=off", "GOTOOLCHAIN=local", "GOWORK=off", "GOENV=off",
 		"CGO_ENABLED=0", "GOOS=wasip1", "GOARCH=wasm", "GOTELEMETRY=off", "GOMEMLIMIT=1GiB",
 		"GOCACHE=" + b.o.GoCache, "GOPATH=" + filepath.Join(b.o.Dir, "gopath"), "GOTMPDIR=" + work, "TMPDIR=" + work,
 		"PATH=" + filepath.Dir(b.goExe), "HOME=" + work,
 	}
+	if dir := os.Getenv("GOCOVERDIR"); dir != "" { // where a child built to measure its coverage leaves it
+		env = append(env, "GOCOVERDIR="+dir)
+	}
+	return env
 }
 
 // prepare finds the toolchain and lays out the SDK, once.
