@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -86,15 +87,17 @@ func Run(ctx context.Context, boot *nodev1.RunnerBoot, log *slog.Logger) error {
 	defer k.Close()
 	s.keeper = k
 	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	defer cancel()
-	go func() {
+	wg.Go(func() {
 		select {
 		case <-s.deployers.Gone():
 			log.Warn("no deployer; ending", "grace", helper.Grace)
 			cancel()
 		case <-ctx.Done():
 		}
-	}()
+	})
 	if err := helper.Serve(ctx, boot.GetSocket(), func(g *grpc.Server) { nodev1.RegisterKeeperServer(g, s) }); err != nil {
 		return err
 	}

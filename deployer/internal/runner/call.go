@@ -221,5 +221,9 @@ func (p *placement) run(s *slot, w *worker, c *call) (out []byte, err error) {
 	}
 	p.running.Add(1)
 	defer p.running.Add(-1)
+	if !p.native {
+		p.r.guests.Add(1)
+		defer p.r.guests.Add(-1)
+	}
 	return w.in.Call(ctx, request(c))
 }

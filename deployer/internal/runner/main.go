@@ -8,7 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -68,10 +68,8 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	return 0
 }
 
-// confine sets what all that runs here inherits. Guest code holds on to a scheduler slot between two
-// looks at its deadline, so there are more slots than cores, and the kernel shares the cores out.
+// confine sets what all that runs here inherits.
 func confine() error {
-	runtime.GOMAXPROCS(max(8, 4*runtime.NumCPU()))
 	return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 }
 
@@ -82,16 +80,19 @@ func Run(ctx context.Context, boot *nodev1.RunnerBoot, exe string, log *slog.Log
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	defer cancel()
+	wg.Go(func() { r.balance(ctx) })
 	s := &Server{runner: r, deployers: helper.NewDeployers(helper.Grace), done: cancel}
-	go func() {
+	wg.Go(func() {
 		select {
 		case <-s.deployers.Gone():
 			log.Warn("no deployer; ending", "grace", helper.Grace)
 			cancel()
 		case <-ctx.Done():
 		}
-	}()
+	})
 	err = helper.Serve(ctx, boot.GetSocket(), func(g *grpc.Server) { nodev1.RegisterRunnerServer(g, s) })
 	end, done := context.WithTimeout(context.WithoutCancel(ctx), 2*lastGrace)
 	defer done()

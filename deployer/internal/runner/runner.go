@@ -21,6 +21,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -54,6 +55,7 @@ type Runner struct {
 	keeperCC  *grpc.ClientConn
 	link      *helper.Link // KERNEL
 	gateID    string
+	guests    atomic.Int64 // calls that run guest code
 
 	mu         sync.Mutex // guards what follows
 	addr       string

@@ -529,3 +529,32 @@ func BenchmarkKilled(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkBesideSpinners is a call while eight guests of another service compute without end.
+func BenchmarkBesideSpinners(b *testing.B) {
+	r := begin(b, true)
+	m := wasm("acme/kitchen")
+	m.Replicas = 8
+	r.place(r.request(m, code.kitchen))
+	r.place(r.request(wasm("acme/echo"), code.echo))
+	ctx, cancel := context.WithCancel(b.Context())
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() { _, _ = r.callAs(ctx, r.root, r.w.Root.ID, "acme/kitchen", "spin", "") })
+	}
+	r.eventually("all compute", func() bool {
+		for _, i := range r.sample().GetPlacements() {
+			if i.GetService() == "acme/kitchen" && i.GetMailboxDepth() > 0 {
+				return false
+			}
+		}
+		return true
+	})
+	for b.Loop() {
+		if _, err := r.call("acme/echo", "x", "hello"); err != nil {
+			b.Fatal(err)
+		}
+	}
+	cancel()
+	wg.Wait()
+}
