@@ -188,6 +188,8 @@ func (s *Server) Close(ctx context.Context) {
 		w.end(fault.Unavailable(250*time.Millisecond, "%s is stopping; open the stream again after the last record seen", s.o.Component))
 	}
 	s.mu.Unlock()
+	// A drain that a closing connection overtakes is never said to be over.
+	lost := s.o.Conn.StatusChanged(nats.CLOSED)
 	for _, x := range s.subs {
 		closed := x.StatusChanged(nats.SubscriptionClosed)
 		if x.Drain() != nil {
@@ -195,6 +197,7 @@ func (s *Server) Close(ctx context.Context) {
 		}
 		select {
 		case <-closed:
+		case <-lost:
 		case <-ctx.Done():
 			_ = x.Unsubscribe() // it may have closed meanwhile
 		}
