@@ -359,10 +359,10 @@ func TestGate(t *testing.T) {
 		t.Fatalf("%q, %v", got, err)
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { _, _ = r.call("acme/kitchen", "sleep", "300ms") })
+	wg.Go(func() { _, _ = r.call("acme/kitchen", "sleep", "5s") })
 	r.eventually("the sleeper is busy", func() bool { return r.sample().GetPlacements()[0].GetCalls() == 1 })
 	for range 20 {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		wg.Go(func() {
 			defer cancel()
 			_, _ = r.callAs(ctx, nc, bob.ID, "acme/kitchen", "count", "")
@@ -370,6 +370,7 @@ func TestGate(t *testing.T) {
 	}
 	r.eventually("calls wait", func() bool { return r.sample().GetPlacements()[0].GetMailboxDepth() > 0 })
 	r.w.Revoke(t, bob.ID)
+	nc.Close()
 	wg.Wait()
 	r.want("acme/kitchen", "count", "", "2")
 }
