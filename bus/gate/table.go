@@ -64,6 +64,7 @@ type Entry struct {
 	Parent *Entry
 
 	children []*Entry
+	holds    bool // its key may ask for things
 	dead     bool
 	revoked  time.Time // when it was revoked itself; zero if it only died with an ancestor
 	wall     int64     // Unix nanoseconds of expiry; 0 is never
@@ -178,8 +179,16 @@ func (t *Table) grant(r *kernelv1.CapRecord, now, boot int64, died []string) ([]
 		}
 		parent.children = append(parent.children, e)
 	}
+	e.holds = asks(r, e.Parent.record())
 	t.entries[r.GetId()] = e
 	return died, nil
+}
+
+func (e *Entry) record() *kernelv1.CapRecord {
+	if e == nil {
+		return nil
+	}
+	return e.Record
 }
 
 func (e *Entry) kill(died []string) []string {
@@ -246,7 +255,7 @@ func (t *Table) Call(id string, s subject.Service, op string) Decision {
 	if d := e.stateSince(boot); d != Allowed {
 		return d
 	}
-	if !e.holds() || !e.Rules.AllowsCall(capability.ServiceObject(s), op) {
+	if !e.holds || !e.Rules.AllowsCall(capability.ServiceObject(s), op) {
 		return NotGranted
 	}
 	return Allowed
@@ -275,7 +284,7 @@ func (t *Table) System(m subject.System) Decision {
 	if d := e.stateSince(boot); d != Allowed {
 		return d
 	}
-	if !e.holds() {
+	if !e.holds {
 		return NotGranted
 	}
 	needs, open, ok := capability.Needs(m)
@@ -298,20 +307,20 @@ func (t *Table) Rule(id string, o capability.Object, v capability.Verb) Decision
 	if d := e.state(); d != Allowed {
 		return d
 	}
-	if !e.holds() || !e.Rules.Allows(o, v) {
+	if !e.holds || !e.Rules.Allows(o, v) {
 		return NotGranted
 	}
 	return Allowed
 }
 
-// holds tells whether a record is one whose key may ask for things: a holder, or a key bound
+// asks tells whether a record is one whose key may ask for things: a holder, or a key bound
 // to a service's rights to call out.
-func (e *Entry) holds() bool {
-	switch e.Record.GetKind() {
+func asks(r, parent *kernelv1.CapRecord) bool {
+	switch r.GetKind() {
 	case kernelv1.CapKind_CAP_KIND_HOLDER:
 		return true
 	case kernelv1.CapKind_CAP_KIND_BOUND:
-		return e.Parent.Record.GetKind() == kernelv1.CapKind_CAP_KIND_SERVICE
+		return parent.GetKind() == kernelv1.CapKind_CAP_KIND_SERVICE
 	}
 	return false
 }
