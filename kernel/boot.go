@@ -51,6 +51,7 @@ type kernel struct {
 	nc       *nats.Conn
 	id       string
 	audit    *auditlog.Recorder
+	recorder atomic.Pointer[auditlog.Recorder] // audit, for the server's goroutines: nil until it works
 	server   *rpc.Server
 	auditing context.CancelFunc
 	wg       sync.WaitGroup
@@ -98,6 +99,7 @@ func (k *kernel) open(ctx context.Context) (err error) {
 		return err
 	}
 	k.audit = auditlog.New(js, subject.Kernel, k.fence.Table(), k.log)
+	k.recorder.Store(k.audit)
 	auditing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	k.auditing = stop
 	k.wg.Go(func() { k.audit.Run(auditing) })
@@ -308,7 +310,8 @@ func (k *kernel) down(name string, err error) {
 // onViolation counts what the server refused.
 func (k *kernel) onViolation(v embed.Violation) {
 	id := k.fence.ID(v.CID)
-	if id == "" || k.audit == nil {
+	r := k.recorder.Load()
+	if id == "" || r == nil {
 		return
 	}
 	op := "publish"
@@ -318,13 +321,13 @@ func (k *kernel) onViolation(v embed.Violation) {
 	case v.Reply:
 		op = "reply"
 	}
-	k.audit.Count(id, op, v.Subject, "SERVER")
+	r.Count(id, op, v.Subject, "SERVER")
 }
 
 // onRefused counts keys that were not let in.
 func (k *kernel) onRefused(id, reason string) {
-	if k.audit != nil {
-		k.audit.Count(id, "connect", "-", reason)
+	if r := k.recorder.Load(); r != nil {
+		r.Count(id, "connect", "-", reason)
 	}
 }
 

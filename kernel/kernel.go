@@ -90,6 +90,8 @@ func Run(ctx, hurry context.Context, c Config, out io.Writer) (err error) {
 	for _, name := range order() {
 		specs = append(specs, k.spec(name))
 	}
+	// No new work once the end has begun; what is under way goes on.
+	defer context.AfterFunc(ctx, func() { k.fence.Open(false) })()
 	limit, cancel := deadline(ctx, hurry, k.left)
 	defer cancel()
 	err = supervise.Run(ctx, limit, supervise.Options{Strategy: supervise.RestForOne, Log: log, Ready: k.ready, Down: k.down}, specs...)

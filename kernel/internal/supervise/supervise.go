@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 )
 
@@ -155,29 +156,97 @@ func (s *supervisor) run(ctx context.Context) error {
 }
 
 // start brings up every child that does not run, from one on; it returns the one that failed.
+// A child that ended meanwhile and came before comes first: the others may need it.
 func (s *supervisor) start(ctx context.Context, from int) (int, error) {
 	for i := from; i < len(s.slots); i++ {
 		sl := s.slots[i]
 		if sl.gone || sl.child != nil {
 			continue
 		}
-		c, err := sl.spec.Start(ctx)
+		begin, cancel := context.WithCancel(ctx)
+		stop := s.watchBefore(i, cancel)
+		c, err := sl.spec.Start(begin)
+		stop()
+		cancel()
+		if j := s.endedBefore(i); j >= 0 && s.o.Strategy != OneForOne {
+			if err == nil {
+				s.keep(i, c)
+			}
+			before := s.slots[j]
+			cause := before.child.Err()
+			before.child = nil
+			s.tell(j, cause)
+			return j, cause
+		}
 		if err != nil {
 			return i, fmt.Errorf("start: %w", err)
 		}
-		sl.child = c
-		go func() { // ends with the child, or with the supervisor
-			select {
-			case <-c.Done():
-				select {
-				case s.exits <- exit{i, c, c.Err()}:
-				case <-s.quit:
-				}
-			case <-s.quit:
-			}
-		}()
+		s.keep(i, c)
 	}
 	return 0, nil
+}
+
+// keep takes a started child and hears of its end.
+func (s *supervisor) keep(i int, c Child) {
+	s.slots[i].child = c
+	go func() { // ends with the child, or with the supervisor
+		select {
+		case <-c.Done():
+			select {
+			case s.exits <- exit{i, c, c.Err()}:
+			case <-s.quit:
+			}
+		case <-s.quit:
+		}
+	}()
+}
+
+// watchBefore gives a start up when a child before it ends that must be started again.
+func (s *supervisor) watchBefore(i int, cancel context.CancelFunc) (stop func()) {
+	if s.o.Strategy == OneForOne {
+		return func() {}
+	}
+	quit := make(chan struct{})
+	var wg sync.WaitGroup
+	for _, sl := range s.slots[:i] {
+		if c := sl.child; c != nil {
+			wg.Go(func() {
+				select {
+				case <-c.Done():
+					if again(sl.spec.Restart, c.Err()) {
+						cancel()
+					}
+				case <-quit:
+				}
+			})
+		}
+	}
+	return func() { close(quit); wg.Wait() }
+}
+
+// endedBefore is the first child before i that has ended and must be started again, or -1.
+func (s *supervisor) endedBefore(i int) int {
+	for j, sl := range s.slots[:i] {
+		if sl.child == nil {
+			continue
+		}
+		select {
+		case <-sl.child.Done():
+			if again(sl.spec.Restart, sl.child.Err()) {
+				return j
+			}
+		default:
+		}
+	}
+	return -1
+}
+
+func again(r Restart, err error) bool { return r == Permanent || (r == Transient && err != nil) }
+
+func (s *supervisor) tell(i int, err error) {
+	if s.o.Down != nil {
+		s.o.Down(s.slots[i].spec.Name, err)
+	}
 }
 
 // wait returns the first child that must be started again.
@@ -192,10 +261,8 @@ func (s *supervisor) wait(ctx context.Context) (int, error) {
 				continue // stopped on purpose
 			}
 			sl.child = nil
-			if s.o.Down != nil {
-				s.o.Down(sl.spec.Name, x.err)
-			}
-			if sl.spec.Restart == Temporary || (sl.spec.Restart == Transient && x.err == nil) {
+			s.tell(x.slot, x.err)
+			if !again(sl.spec.Restart, x.err) {
 				sl.gone = true
 				s.o.Log.Info("child ended and stays so", "child", sl.spec.Name)
 				continue

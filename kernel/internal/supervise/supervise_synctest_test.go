@@ -221,3 +221,36 @@ func TestFailedStartIsTriedAgain(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A child that ends while a later one is still starting comes back first: the later one may
+// be waiting for it.
+func TestEndDuringALaterStart(t *testing.T) {
+	for _, s := range []Strategy{RestForOne, OneForAll} {
+		synctest.Test(t, func(t *testing.T) {
+			w := &watch{now: map[string]*fake{}, refuse: map[string]int{}}
+			a, b := w.spec("a", Permanent), w.spec("b", Permanent)
+			tries, start := 0, b.Start
+			b.Start = func(ctx context.Context) (Child, error) {
+				if tries++; tries == 1 {
+					<-ctx.Done() // never ready without a
+					w.log("?b")
+					return nil, ctx.Err()
+				}
+				return start(ctx)
+			}
+			ctx, stop := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- Run(ctx, t.Context(), Options{Strategy: s, Log: slog.New(slog.DiscardHandler)}, a, b) }()
+			synctest.Wait()
+			w.end("a", errors.New("crash"))
+			settle()
+			if got := w.take(); got != "+a ?b +a +b" {
+				t.Errorf("strategy %d: %s", s, got)
+			}
+			stop()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
