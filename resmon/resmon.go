@@ -45,8 +45,8 @@ func Command() daemon.Command {
 		Component: subject.Resmon,
 		Summary:   "measures what services use, decides about limits, serves the node's metrics and health",
 		Flags: func(fs *flag.FlagSet, getenv func(string) string) {
-			def, _ := strconv.ParseBool(getenv("SOLO_METRICS_INSECURE")) // anything unreadable is no
-			fs.BoolVar(&open, "metrics-insecure", def, "serve metrics and health in plain text off loopback, to whoever reaches the address (SOLO_METRICS_INSECURE)")
+			def, _ := strconv.ParseBool(getenv("SOLO_METRICS_PLAINTEXT")) // anything unreadable is no
+			fs.BoolVar(&open, "plaintext-off-loopback", def, "serve metrics and health in plain text off loopback, to whoever reaches the address (SOLO_METRICS_PLAINTEXT)")
 		},
 		Run: func(ctx context.Context, p *daemon.Process) error { return run(ctx, p, open) },
 	}
@@ -59,7 +59,7 @@ func run(ctx context.Context, p *daemon.Process, open bool) error {
 	}
 	r, err := Open(Options{
 		Conn: p.Conn, Peer: p.Peer, Table: p.Table, Log: p.Log, Metrics: p.Metrics,
-		Addr: p.Boot.GetListen()["metrics"], Insecure: open,
+		Addr: p.Boot.GetListen()["metrics"], PlaintextOffLoopback: open,
 	})
 	if err != nil {
 		return err
@@ -93,8 +93,8 @@ type Options struct {
 	Metrics *prometheus.Registry
 	// Addr is host:port of the metrics address; the default is 127.0.0.1:9090, port 0 picks one.
 	Addr string
-	// Insecure allows an address off loopback.
-	Insecure bool
+	// PlaintextOffLoopback allows an address off loopback.
+	PlaintextOffLoopback bool
 	// Every is how often the node is measured; 1 s when 0.
 	Every time.Duration
 }
@@ -127,7 +127,7 @@ func Open(o Options) (*Resmon, error) {
 	if o.Every == 0 {
 		o.Every = sampleEvery
 	}
-	if err := checkAddr(o.Addr, o.Insecure); err != nil {
+	if err := checkAddr(o.Addr, o.PlaintextOffLoopback); err != nil {
 		return nil, err
 	}
 	r := &Resmon{o: o, history: history.New(), judge: limits.NewJudge(), queue: make(chan limits.Decision, 256)}
@@ -193,5 +193,5 @@ func checkAddr(addr string, insecure bool) error {
 	if host == "localhost" || ip.IsLoopback() || insecure {
 		return nil
 	}
-	return fmt.Errorf("metrics address %q is not loopback and would be served in plain text to whoever reaches it: use 127.0.0.1, or set SOLO_METRICS_INSECURE=true (--metrics-insecure) to ask for it", addr)
+	return fmt.Errorf("metrics address %q is not loopback and would be served in plain text to whoever reaches it: use 127.0.0.1, or set SOLO_METRICS_PLAINTEXT=true (--plaintext-off-loopback) to ask for it", addr)
 }

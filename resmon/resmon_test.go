@@ -437,7 +437,7 @@ func TestDeployerComesAndGoes(t *testing.T) {
 
 func TestAddressesOffLoopbackAreRefused(t *testing.T) {
 	w := bustest.Start(t)
-	for addr, part := range map[string]string{"0.0.0.0:0": "SOLO_METRICS_INSECURE", ":0": "SOLO_METRICS_INSECURE", "nonsense": "host:port", "127.0.0.1:1:1": "host:port"} {
+	for addr, part := range map[string]string{"0.0.0.0:0": "SOLO_METRICS_PLAINTEXT", ":0": "SOLO_METRICS_PLAINTEXT", "nonsense": "host:port", "127.0.0.1:1:1": "host:port"} {
 		p, err := daemon.Connect(t.Context(), w.Boot(t, subject.Resmon, map[string]string{"metrics": addr}), w.Log, func() {})
 		if err != nil {
 			t.Fatal(err)
@@ -450,7 +450,7 @@ func TestAddressesOffLoopbackAreRefused(t *testing.T) {
 }
 
 func TestAddressOffLoopbackByName(t *testing.T) {
-	t.Setenv("SOLO_METRICS_INSECURE", "true")
+	t.Setenv("SOLO_METRICS_PLAINTEXT", "true")
 	c := resmon.Command()
 	var out bytes.Buffer
 	if code := daemon.Main(t.Context(), c, []string{"--version"}, strings.NewReader(""), &out, &out); code != 0 { // reads the flags

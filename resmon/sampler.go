@@ -13,6 +13,9 @@ import (
 const (
 	sampleTimeout  = 2 * time.Second
 	enforceTimeout = 10 * time.Second
+	// tellAfter is how many measurements in a row fail before the log tells: a deployer may
+	// start a little later.
+	tellAfter = 3
 	// messageBytes bounds one published part of a sample, well below what the bus carries.
 	messageBytes = 512 << 10
 )
@@ -22,13 +25,14 @@ const (
 func (r *Resmon) sampler(ctx context.Context) {
 	t := time.NewTicker(r.o.Every)
 	defer t.Stop()
-	failing := false
-	for {
+	for failed := 0; ; {
 		err := r.measure(ctx)
-		if err != nil && ctx.Err() == nil && !failing {
+		if failed++; err == nil {
+			failed = 0
+		}
+		if failed == tellAfter && ctx.Err() == nil {
 			r.o.Log.Warn("the node cannot be measured", "error", err)
 		}
-		failing = err != nil
 		select {
 		case <-ctx.Done():
 			return

@@ -374,3 +374,16 @@ func TestLoggerLevels(t *testing.T) {
 		}
 	}
 }
+
+// The log has the cause of a fault, which its client never sees.
+func TestLoggerTellsCauses(t *testing.T) {
+	var b bytes.Buffer
+	daemon.NewLogger(&b, "").Warn("w", "error", fault.Unavailable(time.Second, "not now").Because(errors.New("the disk is full")), "plain", io.EOF, "nothing", fault.From(nil))
+	var line struct{ Error, Plain string }
+	if err := json.Unmarshal(b.Bytes(), &line); err != nil {
+		t.Fatal(err)
+	}
+	if line.Error != "UNAVAILABLE: not now (the disk is full)" || line.Plain != "EOF" {
+		t.Errorf("%+v", line)
+	}
+}

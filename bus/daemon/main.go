@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/solo-os/solo/proto/fault"
 	kernelv1 "github.com/solo-os/solo/proto/solo/kernel/v1"
 	"google.golang.org/protobuf/encoding/protodelim"
 )
@@ -92,11 +93,29 @@ func Main(ctx context.Context, c Command, args []string, stdin io.Reader, stdout
 	return 0
 }
 
-// NewLogger writes JSON lines at a level: debug, info, warn or error; info when it is empty or unknown.
+// NewLogger writes JSON lines at a level: debug, info, warn or error; info when it is empty or
+// unknown. An error is written as its text and, for a fault, the cause that its client does not
+// see.
 func NewLogger(w io.Writer, level string) *slog.Logger {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		l = slog.LevelInfo
 	}
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l, ReplaceAttr: errorText}))
+}
+
+func errorText(_ []string, a slog.Attr) slog.Attr {
+	err, ok := a.Value.Any().(error)
+	if !ok {
+		return a
+	}
+	f, isFault := errors.AsType[*fault.Error](err)
+	if isFault && f == nil {
+		return slog.String(a.Key, "none")
+	}
+	text := err.Error()
+	if isFault && f.Unwrap() != nil {
+		text += " (" + f.Unwrap().Error() + ")"
+	}
+	return slog.String(a.Key, text)
 }
