@@ -14,17 +14,25 @@ import (
 	"github.com/solo-os/solo/proto/fault"
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
 	"github.com/solo-os/solo/test/world"
+	"google.golang.org/grpc/codes"
 )
+
+// patience bounds one call: one that was under way in a process that is killed is never answered.
+const patience = 2 * time.Second
+
+// ask is one call with patience.
+func (s *Story) ask(ctx context.Context, service, op, text string) (*solov1.CallResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return s.as.Call(ctx, &solov1.CallRequest{Service: service, Op: op, Body: &solov1.CallRequest_Text{Text: text}})
+}
 
 // value reads the counter, waiting for it to answer.
 func (s *Story) value(ctx context.Context) (n int64, err error) {
 	err = world.Until(ctx, "the counter answers", func() (bool, error) {
-		r, err := s.as.Call(ctx, &solov1.CallRequest{Service: "alice/counter", Op: "get"})
+		r, err := s.ask(ctx, "alice/counter", "get", "")
 		if err != nil {
-			if !fault.From(err).Retryable && ctx.Err() == nil && !gone(err) {
-				return false, err
-			}
-			return false, nil
+			return false, pass(err)
 		}
 		n, err = strconv.ParseInt(strings.TrimSpace(r.Text), 10, 64)
 		return true, err
@@ -32,10 +40,10 @@ func (s *Story) value(ctx context.Context) (n int64, err error) {
 	return n, err
 }
 
-// gone tells whether an error is only that Solo is not back yet.
+// gone tells whether an error is only that Solo, or the process that had the call, is not back yet.
 func gone(err error) bool {
 	f := fault.From(err)
-	return f.Retryable || f.Reason == "Unavailable" || f.Reason == fault.ReasonInstanceCrashed || f.Reason == fault.ReasonServiceNotRunning || f.Reason == fault.ReasonDeadlineExceeded
+	return f.Retryable || f.Code == codes.Unavailable || f.Code == codes.DeadlineExceeded || f.Reason == fault.ReasonInstanceCrashed
 }
 
 // under calls add from several callers while do runs, and then checks that no answered add is lost.
@@ -54,7 +62,7 @@ func (s *Story) under(ctx context.Context, do func() error) error {
 				default:
 				}
 				tried.Add(1)
-				if _, err := s.as.Call(ctx, &solov1.CallRequest{Service: "alice/counter", Op: "add"}); err == nil {
+				if _, err := s.ask(ctx, "alice/counter", "add", ""); err == nil {
 					acked.Add(1)
 				}
 			}
@@ -172,7 +180,7 @@ func (s *Story) back(ctx context.Context, what string) error {
 		if d.Capability.Live {
 			return false, errors.New("bob is alive again")
 		}
-		e, err := s.as.Call(ctx, &solov1.CallRequest{Service: "alice/echo", Op: "echo", Body: &solov1.CallRequest_Text{Text: what}})
+		e, err := s.ask(ctx, "alice/echo", "echo", what)
 		if err != nil {
 			return false, pass(err)
 		}
