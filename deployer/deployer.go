@@ -10,6 +10,7 @@
 package deployer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -58,7 +59,7 @@ type Config struct {
 func (c *Config) flags(fs *flag.FlagSet, getenv func(string) string) {
 	fs.StringVar(&c.BinDir, "bin", getenv("SOLO_BIN"), "folder with solo-runner and solo-keeper (SOLO_BIN; default: beside this executable)")
 	fs.StringVar(&c.Go, "go", getenv("SOLO_GO"), "go command that builds sources (SOLO_GO; default: found in PATH)")
-	fs.StringVar(&c.BuildCache, "build-cache", getenv("SOLO_BUILD_CACHE"), "build cache of the go command (SOLO_BUILD_CACHE; default: below SOLO_HOME)")
+	fs.StringVar(&c.BuildCache, "build-cache", cmp.Or(getenv("SOLO_BUILD_CACHE"), getenv("GOCACHE")), "build cache of the go command (SOLO_BUILD_CACHE, GOCACHE; default: below SOLO_HOME)")
 	fs.BoolVar(&c.WarmBuilds, "warm-builds", getenv("SOLO_WARM_BUILDS") != "false", "fill an empty build cache in the background (SOLO_WARM_BUILDS)")
 }
 

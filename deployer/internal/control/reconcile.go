@@ -85,11 +85,24 @@ func (t *tries) forget(name string) {
 func (c *Controller) reconcile(ctx context.Context) {
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
-	var later errgroup.Group // waits of services that are tried again
-	defer func() { _ = later.Wait() }()
+	var g errgroup.Group
+	g.SetLimit(settling)
+	var later errgroup.Group // waits of services that are looked at again
+	defer func() {
+		_ = g.Wait() // nothing in either returns an error
+		_ = later.Wait()
+	}()
 	c.sweep(ctx)
 	for {
-		c.settleAll(ctx, c.dirty.take(), &later)
+		for _, name := range c.dirty.take() {
+			if ctx.Err() != nil {
+				return
+			}
+			g.Go(func() error {
+				c.settleOne(ctx, name, &later)
+				return nil
+			})
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -101,6 +114,31 @@ func (c *Controller) reconcile(ctx context.Context) {
 	}
 }
 
+// busy is how long a service is left alone that an operation is working on.
+const busy = 200 * time.Millisecond
+
+// settleOne looks at one service, and has it looked at again if that is not the end of it.
+func (c *Controller) settleOne(ctx context.Context, name string, later *errgroup.Group) {
+	again := busy
+	if unlock, ok := c.tryLock(name); ok {
+		again = c.settle(ctx, name)
+		unlock()
+	}
+	if again == 0 {
+		return
+	}
+	later.Go(func() error {
+		t := time.NewTimer(again)
+		defer t.Stop()
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+			c.dirty.add(name)
+		}
+		return nil
+	})
+}
+
 // sweep marks everything that is registered or runs.
 func (c *Controller) sweep(ctx context.Context) {
 	if err := c.book.load(ctx); err != nil && ctx.Err() == nil {
@@ -110,38 +148,6 @@ func (c *Controller) sweep(ctx context.Context) {
 	for _, p := range c.actual.all() {
 		c.dirty.add(p.GetService())
 	}
-}
-
-func (c *Controller) settleAll(ctx context.Context, names []string, later *errgroup.Group) {
-	var g errgroup.Group
-	g.SetLimit(settling)
-	for _, name := range names {
-		if ctx.Err() != nil {
-			break
-		}
-		g.Go(func() error {
-			unlock, ok := c.tryLock(name)
-			if !ok {
-				return nil // an operation is under way and leaves things in order, or marks them
-			}
-			again := c.settle(ctx, name)
-			unlock()
-			if again > 0 {
-				later.Go(func() error {
-					t := time.NewTimer(again)
-					defer t.Stop()
-					select {
-					case <-ctx.Done():
-					case <-t.C:
-						c.dirty.add(name)
-					}
-					return nil
-				})
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // nothing in it returns an error
 }
 
 // settle makes what runs of a service what should run. The service's lock is held. It returns when to

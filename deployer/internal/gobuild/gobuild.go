@@ -66,11 +66,12 @@ type Builder struct {
 	builds sync.WaitGroup
 
 	mu        sync.Mutex
-	closed    bool   // mu
-	goExe     string // mu; empty until found
-	goVersion string // mu
-	sdkDir    string // mu
-	sdkDigest string // mu
+	closed    bool     // mu
+	warming   *warming // mu; nil when the cache is not being filled
+	goExe     string   // mu; empty until found
+	goVersion string   // mu
+	sdkDir    string   // mu
+	sdkDigest string   // mu
 }
 
 // Result of a build.
@@ -153,6 +154,7 @@ func (b *Builder) Build(ctx context.Context, s *Source) (*Result, error) {
 			return nil, stopping(nil)
 		}
 		defer b.builds.Done()
+		b.coolDown()
 		return b.build(b.ctx, key, s, 0)
 	})
 	select {
@@ -392,8 +394,26 @@ func init() {
 func main() {}
 `
 
+// warming is an unhurried build that fills the cache.
+type warming struct {
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// coolDown ends a filling of the cache: the build that is asked for does the same work, sooner. What
+// has been compiled already stays.
+func (b *Builder) coolDown() {
+	b.mu.Lock()
+	w := b.warming
+	b.mu.Unlock()
+	if w != nil {
+		w.stop()
+		<-w.done
+	}
+}
+
 // Warm fills an empty build cache, at the lowest priority: the first build of a toolchain takes
-// seconds, all later ones a fraction.
+// seconds, all later ones a fraction. It makes way for the first build that is asked for.
 func (b *Builder) Warm(ctx context.Context) error {
 	if err := b.prepare(ctx); err != nil {
 		return err
@@ -406,7 +426,23 @@ func (b *Builder) Warm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := b.build(ctx, b.key(s), s, 19); err != nil {
+	quiet, stop := context.WithCancel(ctx)
+	defer stop()
+	w := &warming{stop, make(chan struct{})}
+	b.mu.Lock()
+	b.warming = w
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		b.warming = nil
+		b.mu.Unlock()
+		close(w.done)
+	}()
+	_, err = b.build(quiet, b.key(s), s, 19)
+	if err != nil && quiet.Err() != nil && ctx.Err() == nil {
+		return nil // the cache is being filled by the build that was asked for
+	}
+	if err != nil {
 		return err
 	}
 	return os.WriteFile(marker, nil, 0o600)
