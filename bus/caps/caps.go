@@ -96,16 +96,28 @@ func Load(ctx context.Context, js jetstream.JetStream, pub string, head Link, ap
 		return l, fmt.Errorf("stream %s: %w", stream.Caps, err)
 	}
 	last := s.CachedInfo().State.LastSeq
+	ctx, cancel := context.WithCancel(ctx)
+	ahead := readAhead(ctx, s, last)
+	defer func() {
+		cancel()
+		for x := range ahead {
+			<-x
+		}
+	}()
 	for seq := uint64(1); seq <= last; seq++ {
-		m, err := s.GetMsg(ctx, seq)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
+		place, more := <-ahead
+		if !more {
+			return l, ctx.Err()
+		}
+		x := <-place
+		if errors.Is(x.err, jetstream.ErrMsgNotFound) {
 			return l, fmt.Errorf("%w at record %d: it is missing, though the store goes on to %d", ErrBroken, seq, last)
 		}
-		if err != nil {
-			return l, fmt.Errorf("stream %s, record %d: %w", stream.Caps, seq, err)
+		if x.err != nil {
+			return l, fmt.Errorf("stream %s, record %d: %w", stream.Caps, seq, x.err)
 		}
 		var ev *kernelv1.CapEvent
-		if ev, l, err = l.Open(pub, m.Data); err != nil {
+		if ev, l, err = l.Open(pub, x.data); err != nil {
 			return l, err
 		}
 		if seq == head.Sequence && l.Hash != head.Hash {
@@ -119,6 +131,36 @@ func Load(ctx context.Context, js jetstream.JetStream, pub string, head Link, ap
 		return l, fmt.Errorf("%w: the store ends at record %d, the signed head names %d: records were cut off, or the store is an old copy", ErrBroken, last, head.Sequence)
 	}
 	return l, nil
+}
+
+// window is how many records are asked for at the same time.
+const window = 64
+
+type record struct {
+	data []byte
+	err  error
+}
+
+// readAhead asks for records 1 to last and gives a place for each answer, in their order,
+// until ctx ends. The places must be taken until there are no more.
+func readAhead(ctx context.Context, s jetstream.Stream, last uint64) <-chan chan record {
+	out := make(chan chan record, window)
+	go func() {
+		defer close(out)
+		for seq := uint64(1); seq <= last && ctx.Err() == nil; seq++ {
+			x := make(chan record, 1)
+			out <- x
+			go func() {
+				m, err := s.GetMsg(ctx, seq)
+				if err != nil {
+					x <- record{err: err}
+					return
+				}
+				x <- record{data: m.Data}
+			}()
+		}
+	}()
+	return out
 }
 
 type headFile struct {

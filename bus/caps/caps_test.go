@@ -2,6 +2,7 @@ package caps_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -214,6 +215,10 @@ func TestLoad(t *testing.T) {
 	}
 	stop := errors.New("stop")
 	if _, err := caps.Load(t.Context(), s.JS, pub, links[n], func(*kernelv1.CapEvent) error { return stop }); !errors.Is(err, stop) {
+		t.Error(err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	if _, err := caps.Load(ended, s.JS, pub, links[n], func(*kernelv1.CapEvent) error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	// One bad record behind good ones.
