@@ -29,7 +29,7 @@ func (s *Server) denial(ctx context.Context, c *holder.Conn, subj string) error 
 	switch {
 	case errors.Is(err, holder.ErrLost):
 		return lost(ctx)
-	case refusedHere(err):
+	case fault.Is(err, fault.ReasonHandleRefused):
 		return Refused()
 	case err != nil || d == nil:
 		s.log.Warn("a denial could not be explained", "subject", subj, "error", err)

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/solo-os/solo/bus/rpc"
 	"github.com/solo-os/solo/gateway/internal/holder"
 	"github.com/solo-os/solo/proto/fault"
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
@@ -140,12 +139,9 @@ func pattern(name string) (subject.Service, error) {
 	return subject.Service{Namespace: ns, Name: n}, nil
 }
 
-// refusedHere tells whether an error is a final word about the holder rather than the question.
-func refusedHere(err error) bool { return fault.Is(err, fault.ReasonHandleRefused) }
-
 // peerCall is a system call whose refusal is not explained: it is part of an explanation.
 func peerCall(ctx context.Context, c *holder.Conn, component, op string, of subject.Service, req, resp proto.Message) error {
 	return c.Do(ctx, subject.Sys(component, op, of, c.Peer.ID), func(ctx context.Context) error {
-		return rpc.Peer(c.Peer).Call(ctx, component, op, of, req, resp)
+		return c.Peer.Call(ctx, component, op, of, req, resp)
 	})
 }

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
-	"github.com/solo-os/solo/sdk/manifest"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -195,6 +194,3 @@ func (p *progress) say(format string, args ...any) {
 	defer p.mu.Unlock()
 	p.text = fmt.Sprintf(format, args...)
 }
-
-// short is a duration as manifests write it.
-func short(d time.Duration) string { return manifest.FormatDuration(d) }
