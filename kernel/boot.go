@@ -53,6 +53,7 @@ type kernel struct {
 	audit    *auditlog.Recorder
 	recorder atomic.Pointer[auditlog.Recorder] // audit, for the server's goroutines: nil until it works
 	server   *rpc.Server
+	metrics  *metrics
 	auditing context.CancelFunc
 	wg       sync.WaitGroup
 
@@ -77,6 +78,7 @@ func (k *kernel) open(ctx context.Context) (err error) {
 		return err
 	}
 	k.fence.Attach(k.bus)
+	k.metrics = newMetrics(k.bus, k.fence)
 	defer func() {
 		if err != nil {
 			k.close()
@@ -103,6 +105,9 @@ func (k *kernel) open(ctx context.Context) (err error) {
 	auditing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	k.auditing = stop
 	k.wg.Go(func() { k.audit.Run(auditing) })
+	if _, err := k.nc.Subscribe(subject.ControlServing(k.id), k.onControl); err != nil {
+		return err
+	}
 	return k.serve()
 }
 
@@ -299,6 +304,7 @@ func (k *kernel) ready() {
 }
 
 func (k *kernel) down(name string, err error) {
+	k.metrics.restarts.WithLabelValues(name).Inc()
 	e := auditlog.Entry{Holder: k.id, Event: "component-ended", Object: name, Attributes: map[string]string{"error": fmt.Sprint(err)}}
 	k.wg.Go(func() { // recorded beside the restart, not before it
 		if err := k.audit.Fact(context.Background(), e); err != nil {
@@ -321,12 +327,14 @@ func (k *kernel) onViolation(v embed.Violation) {
 	case v.Reply:
 		op = "reply"
 	}
+	k.metrics.violations.WithLabelValues(op).Inc()
 	r.Count(id, op, v.Subject, "SERVER")
 }
 
 // onRefused counts keys that were not let in.
 func (k *kernel) onRefused(id, reason string) {
 	if r := k.recorder.Load(); r != nil {
+		k.metrics.refused.WithLabelValues(reason).Inc()
 		r.Count(id, "connect", "-", reason)
 	}
 }

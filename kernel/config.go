@@ -58,7 +58,7 @@ func Parse(args []string, getenv func(string) string, out io.Writer) (Config, er
 	fs.SetOutput(out)
 	home := fs.String("home", "", "Solo's `folder` (SOLO_HOME; default .solo)")
 	bin := fs.String("bin", "", "`folder` of the components' executables (default: where solo-kernel is)")
-	fs.BoolVar(&c.Banner, "banner", false, "print where Solo listens and what to try first, to standard error")
+	fs.BoolVar(&c.Banner, "banner", false, "print where Solo listens and what to try first, to standard error (always when that is a terminal)")
 	version := fs.Bool("version", false, "print the version and exit")
 	flags := map[string]*string{}
 	for _, s := range settings {

@@ -16,6 +16,7 @@ import (
 	"github.com/solo-os/solo/kernel/internal/home"
 	"github.com/solo-os/solo/kernel/internal/supervise"
 	"github.com/solo-os/solo/proto/subject"
+	"golang.org/x/sys/unix"
 )
 
 // shutdownGrace is for everything together; what still runs then is killed.
@@ -40,6 +41,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "solo-kernel: %v; see --help\n", err)
 		return 2
 	}
+	c.Banner = c.Banner || terminal(stderr)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
@@ -100,6 +102,16 @@ func Run(ctx, hurry context.Context, c Config, out io.Writer) (err error) {
 	}
 	log.Info("stopped", "uptime", time.Since(begin).Round(time.Millisecond).String())
 	return err
+}
+
+// terminal tells whether someone looks at out.
+func terminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
 }
 
 // deadline ends when hurry does, or a time after ctx has ended.

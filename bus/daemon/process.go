@@ -209,7 +209,7 @@ func (p *Process) onControl(m *nats.Msg) {
 		}
 		resp = h
 	case subject.ControlMetrics:
-		b, err := p.gather()
+		b, err := Exposition(p.Metrics)
 		if err != nil {
 			p.Log.Warn("metrics cannot be gathered", "error", err)
 		}
@@ -230,8 +230,9 @@ func (p *Process) onControl(m *nats.Msg) {
 	}
 }
 
-func (p *Process) gather() ([]byte, error) {
-	families, err := p.Metrics.Gather()
+// Exposition is what g gathers in the Prometheus text format; with an error, what could be gathered.
+func Exposition(g prometheus.Gatherer) ([]byte, error) {
+	families, err := g.Gather()
 	var b strings.Builder
 	for _, f := range families {
 		if _, werr := expfmt.MetricFamilyToText(&b, f); werr != nil {

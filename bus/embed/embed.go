@@ -20,7 +20,11 @@ import (
 // MaxPayload of one message in bytes. Calls carry at most half; code travels in chunks.
 const MaxPayload = 2 << 20
 
-const startTimeout = 10 * time.Second
+// startTimeout bounds a start, which is looked at every readyStep.
+const (
+	startTimeout = 30 * time.Second
+	readyStep    = 50 * time.Millisecond
+)
 
 // Options of a Server.
 type Options struct {
@@ -64,16 +68,15 @@ func Start(o Options) (*Server, error) {
 	ns.SetLoggerV2(l, false, false, false)
 	ns.Start()
 	s := &Server{ns}
-	if !ns.ReadyForConnections(startTimeout) {
-		s.Stop()
+	for end := time.Now().Add(startTimeout); !ns.ReadyForConnections(readyStep); {
 		if cause := l.fatal(); cause != "" {
+			s.Stop()
 			return nil, fmt.Errorf("the bus does not listen on %s: %s", o.Addr, cause)
 		}
-		return nil, fmt.Errorf("the bus does not listen on %s after %s", o.Addr, startTimeout)
-	}
-	if cause := l.fatal(); cause != "" {
-		s.Stop()
-		return nil, fmt.Errorf("bus: %s", cause)
+		if time.Now().After(end) {
+			s.Stop()
+			return nil, fmt.Errorf("the bus does not listen on %s after %s", o.Addr, startTimeout)
+		}
 	}
 	return s, nil
 }
