@@ -20,7 +20,7 @@ func (in *Instance) run(ctx context.Context, r instance.Request) ([]byte, error)
 	if r.Kind != abi.KindCall {
 		return nil, fault.New(codes.Unimplemented, fault.ReasonUnimplemented, "a WASI command keeps nothing between calls to save or restore")
 	}
-	out := &bounded{max: abi.MaxPayload}
+	out := &instance.Reply{Max: abi.MaxPayload}
 	args := append(append([]string{"service"}, in.cfg.Args...), r.Op)
 	c := in.moduleConfig().WithArgs(args...).WithStdin(bytes.NewReader(r.Payload)).WithStdout(out).WithStderr(in.stderr)
 	err := in.guarded(ctx, func(ctx context.Context) error {
@@ -53,30 +53,10 @@ func (in *Instance) run(ctx context.Context, r instance.Request) ([]byte, error)
 	if err != nil {
 		return nil, in.ended(ctx, err)
 	}
-	if out.over > 0 {
-		return nil, tooLarge(out.over)
+	if out.Over() > 0 {
+		return nil, tooLarge(out.Over())
 	}
-	return out.buf.Bytes(), nil
+	return out.Bytes(), nil
 }
 
 func codeText(code uint32) string { return "status " + strconv.FormatUint(uint64(code), 10) }
-
-// bounded keeps up to max bytes and counts the total once there are more.
-type bounded struct {
-	buf  bytes.Buffer
-	max  int
-	over int
-}
-
-// Write never fails, so that a command that says too much ends by itself.
-func (b *bounded) Write(p []byte) (int, error) {
-	if b.over > 0 || b.buf.Len()+len(p) > b.max {
-		if b.over == 0 {
-			b.over = b.buf.Len()
-			b.buf = bytes.Buffer{}
-		}
-		b.over += len(p)
-		return len(p), nil
-	}
-	return b.buf.Write(p)
-}

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/solo-os/solo/deployer/internal/engine/inspect"
+	"github.com/solo-os/solo/deployer/internal/instance"
 	"github.com/solo-os/solo/deployer/internal/logline"
 	"github.com/solo-os/solo/proto/fault"
 )
@@ -72,13 +73,14 @@ func (c Child) Compile(ctx context.Context, path string) (*Verdict, error) {
 	cmd := exec.CommandContext(limited, c.Exe, "compile", "-cache", c.Cache.dir,
 		"-memory", fmt.Sprint(c.MemoryBytes), "-seconds", fmt.Sprint(int(c.Timeout/time.Second)+1), path)
 	cmd.Env = append([]string{}, c.Env...)
-	var stdout, stderr bounded
-	stdout.max, stderr.max = 1<<20, 64<<10
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	stdout, stderr := &instance.Reply{Max: 1 << 20}, &logline.Tail{}
+	words := logline.NewWriter(stderr.Add)
+	cmd.Stdout, cmd.Stderr = stdout, words
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
+	_ = words.Close() // delivers an unfinished line; it cannot fail
 	v := &Verdict{}
-	if jerr := json.Unmarshal(stdout.buf.Bytes(), v); jerr == nil && v.SHA256 != "" {
+	if jerr := json.Unmarshal(stdout.Bytes(), v); jerr == nil && v.SHA256 != "" {
 		if len(v.Status) > 0 {
 			f, perr := fault.ParseJSON(v.Status)
 			if perr != nil {
@@ -88,7 +90,7 @@ func (c Child) Compile(ctx context.Context, path string) (*Verdict, error) {
 		}
 		return v, nil
 	}
-	text := logline.Clean(stderr.buf.String())
+	text := stderr.String()
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -102,6 +103,17 @@ func NewDeployers(grace time.Duration) *Deployers {
 
 // Gone is closed once there has been no deployer for the grace period; nothing can attach any more.
 func (d *Deployers) Gone() <-chan struct{} { return d.gone }
+
+// Watch calls end when there has been no deployer for the grace period, and returns when it has or ctx
+// ends.
+func (d *Deployers) Watch(ctx context.Context, log *slog.Logger, end func()) {
+	select {
+	case <-d.gone:
+		log.Warn("no deployer; ending", "grace", d.grace)
+		end()
+	case <-ctx.Done():
+	}
+}
 
 // Attach makes the stream of ctx the deployer of an epoch; any other is ended. The context returned
 // ends with the stream or when another takes over. Call detach when the stream ends.

@@ -53,7 +53,7 @@ func (in *Command) Call(ctx context.Context, r instance.Request) ([]byte, error)
 		return nil, stopped(ctx, nil)
 	}
 	cmd := exec.Command(in.cfg.Path, append(append([]string{}, in.cfg.Args...), r.Op)...)
-	out := &bounded{max: abi.MaxPayload}
+	out := &instance.Reply{Max: abi.MaxPayload}
 	cmd.Stdin, cmd.Stdout = bytes.NewReader(r.Payload), out
 	p, err := in.begin(cmd)
 	if err != nil {
@@ -84,7 +84,7 @@ func (in *Command) begin(cmd *exec.Cmd) (*process, error) {
 	return p, err
 }
 
-func (in *Command) answer(ctx context.Context, p *process, out *bounded) ([]byte, error) {
+func (in *Command) answer(ctx context.Context, p *process, out *instance.Reply) ([]byte, error) {
 	c := p.crashed()
 	exit, exited := errors.AsType[*exec.ExitError](p.err)
 	switch {
@@ -100,10 +100,10 @@ func (in *Command) answer(ctx context.Context, p *process, out *bounded) ([]byte
 			text = "the command exited with status " + strconv.Itoa(exit.ExitCode())
 		}
 		return nil, fault.New(codes.Unknown, fault.ReasonServiceError, "%s", text).With("exit_code", strconv.Itoa(exit.ExitCode()))
-	case out.over > 0:
-		return nil, fault.New(codes.OutOfRange, fault.ReasonTooLarge, "the reply has %d bytes; the bound is %d", out.over, abi.MaxPayload)
+	case out.Over() > 0:
+		return nil, fault.New(codes.OutOfRange, fault.ReasonTooLarge, "the reply has %d bytes; the bound is %d", out.Over(), abi.MaxPayload)
 	}
-	return out.buf.Bytes(), nil
+	return out.Bytes(), nil
 }
 
 func stopped(ctx context.Context, c *instance.Crash) error {
@@ -161,23 +161,6 @@ func (in *Command) Close(grace time.Duration) {
 	in.turn.Lock()
 	defer in.turn.Unlock()
 	cleanup(in.cfg)
-}
-
-// bounded keeps up to max bytes and counts the total once there are more.
-type bounded struct {
-	buf  bytes.Buffer
-	max  int
-	over int
-}
-
-// Write never fails, so that a command that says too much ends by itself.
-func (b *bounded) Write(p []byte) (int, error) {
-	if b.over > 0 || b.buf.Len()+len(p) > b.max {
-		b.over += b.buf.Len() + len(p)
-		b.buf = bytes.Buffer{}
-		return len(p), nil
-	}
-	return b.buf.Write(p)
 }
 
 var _ instance.Instance = (*Command)(nil)

@@ -11,6 +11,7 @@ package native
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
+	"github.com/solo-os/solo/deployer/internal/elfcheck"
 	"github.com/solo-os/solo/deployer/internal/logline"
 	"github.com/solo-os/solo/proto/fault"
 )
@@ -56,8 +58,9 @@ type Host struct {
 	stop   chan struct{}
 	wg     sync.WaitGroup
 
-	mu    sync.Mutex // guards procs
-	procs map[*process]struct{}
+	mu     sync.Mutex // guards what follows
+	procs  map[*process]struct{}
+	closed bool
 }
 
 type start struct {
@@ -73,13 +76,35 @@ func NewHost() *Host {
 	return h
 }
 
-// Close ends the host; the kernel then kills what still runs.
+// Close kills what still runs and ends the host.
 func (h *Host) Close() {
 	close(h.stop)
+	h.mu.Lock()
+	h.closed = true
+	list := slices.Collect(maps.Keys(h.procs))
+	h.mu.Unlock()
+	for _, p := range list {
+		p.signal(syscall.SIGKILL)
+	}
 	h.wg.Wait()
 }
 
-// parent owns the thread. Not unlocking it ends it with the goroutine, and the children with it.
+// errClosed says that nothing starts any more.
+var errClosed = errors.New("the host of processes is closed")
+
+// own runs f on a goroutine that Close waits for; false when it is too late for that.
+func (h *Host) own(f func()) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return false
+	}
+	h.wg.Go(f)
+	return true
+}
+
+// parent owns the thread, which lives until the host is closed or this process dies; then the kernel
+// kills its children.
 func (h *Host) parent() {
 	runtime.LockOSThread()
 	for {
@@ -144,7 +169,11 @@ func (h *Host) run(cmd *exec.Cmd, cfg Config, listen string) (*process, error) {
 	h.mu.Lock()
 	h.procs[p] = struct{}{}
 	h.mu.Unlock()
-	h.wg.Go(func() { h.wait(p) })
+	if !h.own(func() { h.wait(p) }) { // Close may not have seen it
+		p.signal(syscall.SIGKILL)
+		h.wait(p)
+		return nil, errClosed
+	}
 	return p, nil
 }
 
@@ -156,7 +185,7 @@ func (h *Host) start(cmd *exec.Cmd) error {
 		select {
 		case h.starts <- s:
 		case <-h.stop:
-			return errors.New("the host of processes is closed")
+			return errClosed
 		}
 		err := <-s.err
 		if !errors.Is(err, syscall.ETXTBSY) || try == 20 {
@@ -172,7 +201,7 @@ func (h *Host) start(cmd *exec.Cmd) error {
 
 func startFault(err error) error {
 	if errors.Is(err, syscall.ENOEXEC) || errors.Is(err, syscall.EACCES) {
-		return invalid("the executable cannot be run here: %s", cause(err)).Because(err)
+		return fault.New(codes.InvalidArgument, fault.ReasonBinaryInvalid, "the executable cannot be run here: %s", cause(err)).Because(err)
 	}
 	return fault.New(codes.Internal, fault.ReasonStartFailed, "the process could not be started: %s", cause(err)).Because(err)
 }
@@ -237,10 +266,7 @@ func (h *Host) sample() {
 		case <-t.C:
 		}
 		h.mu.Lock()
-		list := make([]*process, 0, len(h.procs))
-		for p := range h.procs {
-			list = append(list, p)
-		}
+		list := slices.Collect(maps.Keys(h.procs))
 		h.mu.Unlock()
 		for _, p := range list {
 			p.look()
@@ -301,7 +327,7 @@ func prepare(cfg Config) error {
 		return err
 	}
 	defer f.Close()
-	if err := Check(f, info.Size()); err != nil {
+	if err := elfcheck.Check(f, info.Size()); err != nil {
 		return err
 	}
 	if info.Mode()&0o100 == 0 {

@@ -79,7 +79,9 @@ func (h *Host) StartHTTP(ctx context.Context, cfg Config) (*HTTP, error) {
 		in.remove()
 		return nil, err
 	}
-	h.wg.Go(in.follow)
+	if !h.own(in.follow) {
+		in.follow() // Close has killed it
+	}
 	return in, nil
 }
 

@@ -1,7 +1,6 @@
 package native_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -215,7 +214,7 @@ func TestHTTPEnds(t *testing.T) {
 // gone tells whether a process has ended, reaped by its new parent or not.
 func gone(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err != nil || bytes.Contains(b, []byte(") Z "))
+	return err != nil || strings.Contains(string(b), ") Z ")
 }
 
 func TestStartFailures(t *testing.T) {
@@ -361,45 +360,6 @@ func TestReap(t *testing.T) {
 		t.Errorf("reaped %d, %v", n, err)
 	}
 	<-live.Done()
-}
-
-func TestCheck(t *testing.T) {
-	good, err := os.ReadFile(exe)
-	if err != nil {
-		t.Fatal(err)
-	}
-	with := func(at int, v ...byte) []byte {
-		b := bytes.Clone(good)
-		copy(b[at:], v)
-		return b
-	}
-	for name, c := range map[string]struct {
-		bin  []byte
-		text string
-	}{
-		"empty":     {nil, "empty"},
-		"text":      {[]byte("hello world"), "no executable"},
-		"script":    {[]byte("#!/bin/sh\n"), "script"},
-		"wasm":      {[]byte("\x00asm\x01\x00\x00\x00"), "WASM"},
-		"header":    {good[:20], "damaged"},
-		"truncated": {good[:len(good)/2], "runcated"},
-		"machine":   {with(18, 0x08), "this machine is"},
-		"object":    {with(16, 1), "ET_REL"},
-		"entry":     {with(24, 0, 0, 0, 0, 0, 0, 0, 0), "nothing to run"},
-	} {
-		err := native.Check(bytes.NewReader(c.bin), int64(len(c.bin)))
-		if !fault.Is(err, fault.ReasonBinaryInvalid) || !strings.Contains(err.Error(), c.text) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	if err := native.Check(bytes.NewReader(good), int64(len(good))); err != nil {
-		t.Errorf("the good one: %v", err)
-	}
-	if sh, err := os.ReadFile("/bin/sh"); err == nil {
-		if err := native.Check(bytes.NewReader(sh), int64(len(sh))); err != nil && !strings.Contains(err.Error(), "dynamically") {
-			t.Errorf("sh: %v", err)
-		}
-	}
 }
 
 func BenchmarkStart(b *testing.B) {

@@ -63,7 +63,7 @@ func walk(pid, depth int, left *int) uint64 {
 		return 0
 	}
 	*left--
-	sum := rss(pid)
+	sum := Resident(pid)
 	if depth == 0 {
 		return sum
 	}
@@ -85,7 +85,8 @@ func walk(pid, depth int, left *int) uint64 {
 	return sum
 }
 
-func rss(pid int) uint64 {
+// Resident is the resident memory of a process in bytes, 0 when it has ended.
+func Resident(pid int) uint64 {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	f := strings.Fields(string(b))
 	if err != nil || len(f) < 2 {

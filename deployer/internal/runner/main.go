@@ -3,8 +3,6 @@ package runner
 import (
 	"context"
 	"errors"
-	"flag"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -14,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
-	"github.com/solo-os/solo/bus/daemon"
 	"github.com/solo-os/solo/deployer/internal/engine"
 	"github.com/solo-os/solo/deployer/internal/helper"
 	nodev1 "github.com/solo-os/solo/proto/solo/node/v1"
@@ -29,43 +26,19 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	if len(args) > 0 && args[0] == "compile" {
 		return engine.CompileMain(ctx, args[1:], stdin, stdout, stderr)
 	}
-	fs := flag.NewFlagSet("solo-runner", flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	version := fs.Bool("version", false, "print the version and exit")
-	level := fs.String("log-level", "info", "debug, info, warn or error")
-	fs.Usage = func() {
-		fmt.Fprint(stderr, "solo-runner: hosts the instances of one namespace\n\nThe deployer starts it and hands it its identity on standard input; it is not started by hand.\n`solo-runner compile` validates and compiles a module, see `solo-runner compile -h`.\n\nFlags:\n")
-		fs.PrintDefaults()
-	}
-	switch err := fs.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil || fs.NArg() > 0:
-		return 2
-	case *version:
-		fmt.Fprintln(stdout, "solo-runner", daemon.Version)
-		return 0
-	}
-	boot, err := helper.ReadBoot(stdin)
-	if err != nil {
-		fmt.Fprintln(stderr, "solo-runner:", err)
-		return 2
-	}
-	ctx, stop := helper.Signals(ctx)
-	defer stop()
-	log := daemon.NewLogger(stderr, *level).With("component", "runner", "node", boot.GetNode(), "namespace", boot.GetNamespace())
-	exe, err := os.Executable()
-	if err == nil {
-		err = confine()
-	}
-	if err == nil {
-		err = Run(ctx, boot, exe, log)
-	}
-	if err != nil {
-		log.Error("ended", "error", err)
-		return 1
-	}
-	return 0
+	return helper.Main(ctx, helper.Command{
+		Name: "runner", Summary: "hosts the instances of one namespace\n\n`solo-runner compile` validates and compiles a module, see `solo-runner compile -h`.",
+		Run: func(ctx context.Context, boot *nodev1.RunnerBoot, log *slog.Logger) error {
+			exe, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			if err := confine(); err != nil {
+				return err
+			}
+			return Run(ctx, boot, exe, log)
+		},
+	}, args, stdin, stdout, stderr)
 }
 
 // confine sets what all that runs here inherits.
@@ -85,14 +58,7 @@ func Run(ctx context.Context, boot *nodev1.RunnerBoot, exe string, log *slog.Log
 	defer cancel()
 	wg.Go(func() { r.balance(ctx) })
 	s := &Server{runner: r, deployers: helper.NewDeployers(helper.Grace), done: cancel}
-	wg.Go(func() {
-		select {
-		case <-s.deployers.Gone():
-			log.Warn("no deployer; ending", "grace", helper.Grace)
-			cancel()
-		case <-ctx.Done():
-		}
-	})
+	wg.Go(func() { s.deployers.Watch(ctx, log, cancel) })
 	err = helper.Serve(ctx, boot.GetSocket(), func(g *grpc.Server) { nodev1.RegisterRunnerServer(g, s) })
 	end, done := context.WithTimeout(context.WithoutCancel(ctx), 2*lastGrace)
 	defer done()

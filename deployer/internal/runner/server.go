@@ -3,8 +3,6 @@ package runner
 import (
 	"context"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -12,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/solo-os/solo/deployer/internal/helper"
+	"github.com/solo-os/solo/deployer/internal/native"
 	"github.com/solo-os/solo/proto/fault"
 	nodev1 "github.com/solo-os/solo/proto/solo/node/v1"
 )
@@ -114,7 +113,7 @@ func (s *Server) Sample(context.Context, *nodev1.SampleRequest) (*nodev1.SampleR
 	s.runner.mu.Lock()
 	list := s.runner.list()
 	s.runner.mu.Unlock()
-	out := &nodev1.SampleResponse{ProcessMemoryBytes: resident()}
+	out := &nodev1.SampleResponse{ProcessMemoryBytes: native.Resident(os.Getpid())}
 	for _, p := range list {
 		out.Placements = append(out.Placements, p.sample())
 	}
@@ -130,18 +129,4 @@ func (s *Server) Drain(ctx context.Context, req *nodev1.DrainRequest) (*nodev1.D
 	// The answer goes out first: the process ends a moment later.
 	time.AfterFunc(20*time.Millisecond, s.done)
 	return &nodev1.DrainResponse{}, nil
-}
-
-// resident is this process's resident memory in bytes, 0 where /proc does not tell.
-func resident() uint64 {
-	b, err := os.ReadFile("/proc/self/statm")
-	f := strings.Fields(string(b))
-	if err != nil || len(f) < 2 {
-		return 0
-	}
-	pages, err := strconv.ParseUint(f[1], 10, 64)
-	if err != nil {
-		return 0
-	}
-	return pages * uint64(os.Getpagesize())
 }
