@@ -132,16 +132,27 @@ func (s *Store) once(ctx context.Context, sha string, store func(context.Context
 			return n, nil
 		}
 	}
-	_, err, _ := s.flight.Do("put "+sha, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), putTimeout)
-		defer cancel()
-		return nil, store(ctx)
-	})
-	if err != nil {
+	if err := s.shared(ctx, "put "+sha, store); err != nil {
 		return 0, fault.Unavailable(time.Second, "the artifact could not be stored").Because(err)
 	}
 	n, _ := s.size(sha)
 	return n, nil
+}
+
+// shared does work once for all who wait for it under a key. It does not end with the first of them,
+// but after putTimeout at the latest; whoever gives up waiting gets a fault.
+func (s *Store) shared(ctx context.Context, key string, f func(context.Context) error) error {
+	done := s.flight.DoChan(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), putTimeout)
+		defer cancel()
+		return nil, f(ctx)
+	})
+	select {
+	case r := <-done:
+		return r.Err
+	case <-ctx.Done():
+		return fault.Unavailable(time.Second, "the object store does not answer in time").Because(ctx.Err())
+	}
 }
 
 // keep brings the content to the object store and then shows the file.
@@ -208,12 +219,7 @@ func (s *Store) File(ctx context.Context, sha string) (path string, size int64, 
 			return path, n, nil
 		}
 	}
-	_, err, _ = s.flight.Do("get "+sha, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), putTimeout)
-		defer cancel()
-		return nil, s.fetch(ctx, sha)
-	})
-	if err != nil {
+	if err := s.shared(ctx, "get "+sha, func(ctx context.Context) error { return s.fetch(ctx, sha) }); err != nil {
 		return "", 0, err
 	}
 	n, _ := s.size(sha)

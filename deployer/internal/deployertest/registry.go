@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -21,6 +22,9 @@ import (
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
 	"github.com/solo-os/solo/proto/subject"
 )
+
+// patience bounds what is awaited.
+const patience = 30 * time.Second
 
 // Registry answers for the registry.
 type Registry struct {
@@ -150,6 +154,8 @@ func (r *Registry) Edit(name string, f func(*kernelv1.Registration)) {
 // Await waits until cond holds for a registration, nil when there is none.
 func (r *Registry) Await(t testing.TB, name string, cond func(*kernelv1.Registration) bool) *kernelv1.Registration {
 	t.Helper()
+	limit, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	for {
 		r.mu.Lock()
 		var reg *kernelv1.Registration
@@ -163,7 +169,7 @@ func (r *Registry) Await(t testing.TB, name string, cond func(*kernelv1.Registra
 		}
 		select {
 		case <-changed:
-		case <-t.Context().Done():
+		case <-limit.Done():
 			t.Fatalf("%s did not become what it should: %v", name, reg)
 		}
 	}
@@ -172,6 +178,8 @@ func (r *Registry) Await(t testing.TB, name string, cond func(*kernelv1.Registra
 // AwaitEvent waits for an event of a type about a service.
 func (r *Registry) AwaitEvent(t testing.TB, name, kind string) *solov1.Event {
 	t.Helper()
+	limit, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	for {
 		r.mu.Lock()
 		changed := r.changed
@@ -184,7 +192,7 @@ func (r *Registry) AwaitEvent(t testing.TB, name, kind string) *solov1.Event {
 		r.mu.Unlock()
 		select {
 		case <-changed:
-		case <-t.Context().Done():
+		case <-limit.Done():
 			t.Fatalf("no event %s of %s", kind, name)
 		}
 	}
@@ -193,6 +201,8 @@ func (r *Registry) AwaitEvent(t testing.TB, name, kind string) *solov1.Event {
 // AwaitReport waits for a full report that satisfies cond.
 func (r *Registry) AwaitReport(t testing.TB, cond func(*kernelv1.ReportRequest) bool) {
 	t.Helper()
+	limit, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	for {
 		r.mu.Lock()
 		report, changed := r.report, r.changed
@@ -202,7 +212,7 @@ func (r *Registry) AwaitReport(t testing.TB, cond func(*kernelv1.ReportRequest) 
 		}
 		select {
 		case <-changed:
-		case <-t.Context().Done():
+		case <-limit.Done():
 			t.Fatalf("no such report: %v", report)
 		}
 	}

@@ -21,7 +21,7 @@ const (
 	// for the stream, which sets the pace.
 	batch = 128
 	// ackTimeout bounds that wait.
-	ackTimeout = 5 * time.Second
+	ackTimeout = 2 * time.Second
 )
 
 // Publisher takes lines from anywhere and publishes them in Run.
@@ -97,7 +97,8 @@ func (p *Publisher) send(ctx context.Context, m *nats.Msg, acked bool) error {
 	if !acked {
 		return p.js.Conn().PublishMsg(m)
 	}
-	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
+	// A line on its way is not dropped because the publisher is told to end.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackTimeout)
 	defer cancel()
 	_, err := p.js.PublishMsg(ctx, m)
 	return err
