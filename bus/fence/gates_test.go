@@ -57,23 +57,12 @@ func TestSilentGateIsCutOff(t *testing.T) {
 	if err := c.settle(); err != nil {
 		t.Fatal(err)
 	}
-	b, err := proto.Marshal(&kernelv1.FenceJoinRequest{Name: "registry", Pid: uint32(os.Getpid())})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := c.Request(subject.Fence(subject.FenceJoin, id), b, wait)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var j kernelv1.FenceJoinResponse
-	if err := proto.Unmarshal(m.Data, &j); err != nil {
-		t.Fatal(err)
-	}
+	lease := join(t, c, id, os.Getpid())
 	change := w.Revoke(t, alice.ID)
 	if change.GatesCut != 1 {
 		t.Errorf("change %+v", change)
 	}
-	if gate.Boottime() < j.GetLease().GetDeadlineBoottimeNs() {
+	if gate.Boottime() < lease {
 		t.Error("the answer came while the gate's lease still ran")
 	}
 	eventually(t, "the gate is disconnected", c.IsClosed)
@@ -88,18 +77,7 @@ func TestDeadGateIsNotWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, id := component(t, w, subject.Registry)
-	b, err := proto.Marshal(&kernelv1.FenceJoinRequest{Name: "registry", Pid: uint32(cmd.Process.Pid)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := c.Request(subject.Fence(subject.FenceJoin, id), b, wait)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var j kernelv1.FenceJoinResponse
-	if err := proto.Unmarshal(m.Data, &j); err != nil {
-		t.Fatal(err)
-	}
+	lease := join(t, c, id, cmd.Process.Pid)
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -108,9 +86,19 @@ func TestDeadGateIsNotWaitedFor(t *testing.T) {
 	if change := w.Revoke(t, alice.ID); change.GatesCut != 0 {
 		t.Errorf("change %+v", change)
 	}
-	if gate.Boottime() > j.GetLease().GetDeadlineBoottimeNs() {
+	if gate.Boottime() > lease {
 		t.Error("the fence waited for a process that had ended")
 	}
+}
+
+// join registers a connection as the gate of a process and returns when its lease ends.
+func join(t *testing.T, c client, id string, pid int) (lease int64) {
+	t.Helper()
+	var r kernelv1.FenceJoinResponse
+	if err := ask(t, c, subject.FenceJoin, id, &kernelv1.FenceJoinRequest{Name: "registry", Pid: uint32(pid)}, &r); err != nil {
+		t.Fatal(err)
+	}
+	return r.GetLease().GetDeadlineBoottimeNs()
 }
 
 // ask makes one request to the fence and returns its error.
