@@ -2,9 +2,14 @@ package deployer_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -373,4 +378,33 @@ func TestUpload(t *testing.T) {
 		t.Fatal(r, err)
 	}
 	mustDeploy(t, w.root, manifest("acme/kitchen", wasm), bySHA(sum(module)))
+}
+
+func TestMetrics(t *testing.T) {
+	w := start(t)
+	mustDeploy(t, w.root, manifest("acme/kitchen", wasm), archive(kitchen(t)))
+	if _, err := deploy(t, w.root, manifest("acme/bad", binary), archive([]byte("hello"))); err == nil {
+		t.Fatal("deployed a text")
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(w.Home, "run", "deployer.sock"))
+	}}}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get("http://deployer/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`solo_deployment_count{format="wasm",result="ok"} 1`, `solo_deployment_count{format="binary",result="failed"} 1`,
+		`solo_deployment_count{format="go_source",result="ok"} 0`, `solo_service_startup_ms_count{format="wasm"} 1`,
+	} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("no %s", want)
+		}
+	}
 }

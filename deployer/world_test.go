@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/solo-os/solo/bus/bustest"
@@ -127,15 +128,20 @@ func (w *world) helpers(t testing.TB, name string) (pids []int) {
 func (w *world) endHelpers(t testing.TB) {
 	for _, name := range []string{"solo-runner", "solo-keeper"} {
 		for _, pid := range w.helpers(t, name) {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-			for syscall.Kill(pid, 0) == nil && len(w.helpers(t, name)) > 0 {
-				time.Sleep(time.Millisecond)
+			fd, err := unix.PidfdOpen(pid, 0)
+			if err != nil {
+				continue // it has just ended
 			}
+			_ = unix.PidfdSendSignal(fd, syscall.SIGKILL, nil, 0) // ended as well
+			if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000); err != nil {
+				t.Errorf("%s %d: %v", name, pid, err)
+			}
+			_ = unix.Close(fd)
 		}
 	}
 }
 
-// kernel test modules.
+// kitchen is a guest with an operation for everything, built once.
 func kitchen(t *testing.T) []byte {
 	t.Helper()
 	file := filepath.Join(binaries(), "kitchen.wasm")

@@ -201,8 +201,11 @@ func format(m *solov1.Manifest) string {
 
 func newID() string { return strings.ToLower(rand.Text()[:16]) }
 
-// unavailable tells whether an error may pass by itself.
+// unavailable tells whether an error may pass by itself. That code does not become ready in time is
+// the code's own failure.
 func unavailable(err error) bool {
-	e, ok := errors.AsType[*fault.Error](err)
-	return ok && (e.Code == codes.Unavailable || e.Code == codes.DeadlineExceeded || e.Code == codes.Aborted) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+	if e, ok := errors.AsType[*fault.Error](err); ok {
+		return e.Reason != fault.ReasonStartFailed && (e.Code == codes.Unavailable || e.Code == codes.DeadlineExceeded || e.Code == codes.Aborted)
+	}
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }

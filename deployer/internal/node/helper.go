@@ -88,7 +88,10 @@ func (p *process) attach(ctx context.Context, open func(ctx context.Context, epo
 
 // gone tells whether the process has ended; a moment may pass between a closed socket and that.
 func (p *process) gone() bool {
-	deadline := time.Now().Add(200 * time.Millisecond)
+	deadline := time.NewTimer(200 * time.Millisecond)
+	defer deadline.Stop()
+	look := time.NewTicker(2 * time.Millisecond)
+	defer look.Stop()
 	for {
 		if p.dead != nil {
 			select {
@@ -100,10 +103,11 @@ func (p *process) gone() bool {
 		if !p.rec.alive() {
 			return true
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-deadline.C:
 			return false
+		case <-look.C:
 		}
-		time.Sleep(2 * time.Millisecond)
 	}
 }
 
