@@ -77,6 +77,10 @@ func revocable(t *gate.Table, holder, id string) error {
 }
 
 func notFound(id string) error {
+	const long = 64
+	if len(id) > long {
+		id = id[:long] + "..."
+	}
 	return fault.New(codes.NotFound, fault.ReasonCapabilityNotFound, "no capability %s, or none granted from yours", id).
 		With("id", id).Next("`solo caps` lists what you have granted")
 }
