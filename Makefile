@@ -19,6 +19,9 @@ GRPCURL           := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
 NATSCLI           := github.com/nats-io/natscli/nats@v0.5.1
 PROTOVALIDATE     := github.com/bufbuild/protovalidate@v1.2.2
 
+# Services in Go are built with the builder's own warm cache here; elsewhere Solo fills one of its own.
+export GOCACHE := $(shell go env GOCACHE)
+
 .PHONY: help build run demo test check bench campaign tidy gen attack e2e clean tools
 
 help: ## list the targets

@@ -251,7 +251,8 @@ func environment(home string) []string {
 	for _, e := range os.Environ() {
 		name, _, _ := strings.Cut(e, "=")
 		switch name {
-		case "PATH", "HOME", "TMPDIR", "GOROOT", "GOCACHE", "GOMODCACHE", "GOCOVERDIR", "GOTRACEBACK", "GOMEMLIMIT", "TZ", "LANG":
+		case "PATH", "HOME", "TMPDIR", "GOROOT", "GOCACHE", "GOMODCACHE", "GOCOVERDIR", "GOTRACEBACK", "GOMEMLIMIT", "TZ", "LANG",
+			"SOLO_GO", "SOLO_BUILD_CACHE", "SOLO_WARM_BUILDS", "SOLO_GRPC_PLAINTEXT", "SOLO_METRICS_PLAINTEXT":
 			env = append(env, e)
 		}
 	}
