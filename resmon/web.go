@@ -86,7 +86,7 @@ func expected() []string {
 }
 
 func metrics(w http.ResponseWriter, r *http.Request, s *scrape.Scraper, log *slog.Logger) {
-	format := expfmt.Negotiate(r.Header)
+	format := expfmt.NegotiateAccept(r.Header, expfmt.DefaultAcceptedFormats()...)
 	var b bytes.Buffer
 	enc := expfmt.NewEncoder(&b, format)
 	for _, f := range s.Metrics(r.Context()) {

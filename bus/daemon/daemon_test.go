@@ -99,7 +99,6 @@ type child struct {
 	stderr buffer
 	code   chan int
 	p      chan *daemon.Process
-	id     string
 }
 
 // run starts Main and returns when the component says that it is ready.

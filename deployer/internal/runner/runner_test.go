@@ -444,7 +444,7 @@ func TestDrain(t *testing.T) {
 	}()
 	r.eventually("the call runs", func() bool {
 		i := r.sample().GetPlacements()[0]
-		return i.GetMailboxDepth() == 0 && i.GetInstances()[0].GetCpuMs() >= 0 && r.busy()
+		return i.GetMailboxDepth() == 0 && r.busy()
 	})
 	if _, err := r.client.Drain(t.Context(), &nodev1.DrainRequest{DeployerEpoch: 1, GracePeriod: durationpb.New(5 * time.Second)}); err != nil {
 		t.Fatal(err)

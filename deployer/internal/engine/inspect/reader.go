@@ -32,16 +32,6 @@ func (r *reader) u32() uint64 {
 	}
 }
 
-// leb skips a signed LEB128 of at most 64 bits.
-func (r *reader) leb() {
-	for range 10 {
-		if r.byte()&0x80 == 0 {
-			return
-		}
-	}
-	bad("an integer is longer than 64 bits")
-}
-
 // count reads the length of a vector, each element of which takes at least one byte.
 func (r *reader) count() int {
 	n := r.u32()
@@ -70,34 +60,6 @@ func (r *reader) limits() (flags byte, lo, hi uint64, bounded bool) {
 		return flags, lo, r.u32(), true
 	}
 	return flags, lo, 0, false
-}
-
-// constExpr skips a constant expression.
-func (r *reader) constExpr() {
-	for {
-		switch op := r.byte(); op {
-		case 0x0b:
-			return
-		case 0x41, 0x42:
-			r.leb()
-		case 0x43:
-			r.take(4)
-		case 0x44:
-			r.take(8)
-		case 0x23, 0xd2:
-			r.u32()
-		case 0xd0:
-			r.byte()
-		case 0x6a, 0x6b, 0x6c, 0x7c, 0x7d, 0x7e:
-		case 0xfd:
-			if sub := r.u32(); sub != 0x0c {
-				bad("vector opcode %#x in a constant expression", sub)
-			}
-			r.take(16)
-		default:
-			bad("opcode %#x in a constant expression", op)
-		}
-	}
 }
 
 // uleb appends an unsigned LEB128.
