@@ -13,10 +13,10 @@ packages=$(go list work | grep -v -e /test/e2e -e /test/cmd)
 pkgs=$(go list work | grep -v -e '/solo/v1$' -e '/node/v1$' -e '/kernel/v1$' -e '/test/' -e '/examples/' -e bustest | paste -sd,)
 
 echo "== unit and component tests, race detector on"
-CGO_ENABLED=1 go test -race -count=1 -timeout 12m -cover $packages -args -test.gocoverdir="$PWD/cover/unit" | grep -v -e 'no test files' -e 'coverage: 0.0%'
+CGO_ENABLED=1 go test -race -count=1 -timeout 12m -cover -covermode=atomic $packages -args -test.gocoverdir="$PWD/cover/unit" | grep -v -e 'no test files' -e 'coverage: 0.0%'
 
 echo "== the whole system, as real processes"
-CGO_ENABLED=0 go build -trimpath -cover -coverpkg="$pkgs" -o cover/bin/ work
+CGO_ENABLED=0 go build -trimpath -cover -covermode=atomic -coverpkg="$pkgs" -o cover/bin/ work
 SOLO_TEST_BIN="$PWD/cover/bin" GOCOVERDIR="$PWD/cover/e2e" go test -count=1 -timeout 12m ./test/e2e/...
 
 go tool covdata textfmt -i=cover/unit,cover/e2e -o cover/all.txt
