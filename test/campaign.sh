@@ -6,8 +6,9 @@ cd "$(dirname "$0")/.."
 fuzz=${FUZZ:-60s} checks=${CHECKS:-20000} stories=${STORIES:-10}
 
 echo "== properties, $checks cases each"
-for p in ./proto/capability ./capmgr/...; do
-  go test -count=1 -timeout 60m -rapid.checks="$checks" "$p" 2>&1 | grep -v 'no test files'
+for dir in $(go list -f '{{.Dir}}' work); do
+  grep -lsF '"pgregory.net/rapid"' "$dir"/*_test.go >/dev/null || continue
+  (cd "$dir" && go test -count=1 -timeout 60m . -args -rapid.checks="$checks")
 done
 
 echo "== fuzzing, $fuzz each"
