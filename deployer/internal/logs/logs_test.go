@@ -96,6 +96,37 @@ func TestTail(t *testing.T) {
 	}
 }
 
+// TestTailOfABusyLog reads the end of a log that is being written.
+func TestTailOfABusyLog(t *testing.T) {
+	s := jstest.New(t)
+	acme := subject.Service{Namespace: "acme", Name: "a"}
+	publish(t, s, func(p *logs.Publisher) {
+		for i := range 300 {
+			p.Add(line("acme/a", "i1", i))
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		p := logs.NewPublisher(s.JS, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+		for i := 300; ctx.Err() == nil; i++ {
+			p.Add(line("acme/a", "i1", i))
+			done, end := context.WithCancel(ctx)
+			end()
+			p.Run(done)
+		}
+	})
+	defer wg.Wait()
+	defer cancel()
+	for _, n := range []int{1, 3, 50} {
+		for range 20 {
+			if got := read(t, s, logs.Query{Service: acme, Tail: n}); len(got) < n {
+				t.Fatalf("tail %d: %d lines", n, len(got))
+			}
+		}
+	}
+}
+
 func TestFollow(t *testing.T) {
 	s := jstest.New(t)
 	p := logs.NewPublisher(s.JS, slog.New(slog.DiscardHandler), prometheus.NewRegistry())

@@ -70,21 +70,25 @@ func (p *Publisher) Run(ctx context.Context) {
 // round publishes one service's turn; false when there was nothing.
 func (p *Publisher) round(ctx context.Context) bool {
 	turn := p.queue.take(batch)
-	for i, r := range turn {
+	msgs := make([]*nats.Msg, 0, len(turn))
+	for _, r := range turn {
 		m, err := message(r)
 		if err != nil {
 			p.log.Warn("a log line cannot be published", "service", r.GetService(), "error", err)
 			continue
 		}
+		msgs = append(msgs, m)
+	}
+	for i, m := range msgs {
 		for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-			if err = p.send(ctx, m, i == len(turn)-1); err == nil {
+			if p.send(ctx, m, i == len(msgs)-1) == nil {
 				break
 			}
 			t := time.NewTimer(wait)
 			select {
 			case <-ctx.Done():
 				t.Stop()
-				p.dropped.Add(float64(len(turn) - i))
+				p.dropped.Add(float64(len(msgs) - i))
 				return false
 			case <-t.C:
 			}

@@ -43,7 +43,8 @@ func Read(ctx context.Context, js jetstream.JetStream, q Query, send func(*solov
 	if err != nil {
 		return unavailable(err)
 	}
-	start, pending, err := tail(ctx, s, filter, uint64(q.Tail))
+	n := uint64(q.Tail)
+	start, pending, err := tail(ctx, s, filter, n)
 	if err != nil {
 		return err
 	}
@@ -64,7 +65,7 @@ func Read(ctx context.Context, js jetstream.JetStream, q Query, send func(*solov
 	// The iterator waits without a context, so the end of ctx stops it.
 	unhook := context.AfterFunc(ctx, it.Stop)
 	defer unhook()
-	for {
+	for begun := false; ; {
 		m, err := it.Next()
 		switch {
 		case ctx.Err() != nil:
@@ -77,6 +78,10 @@ func Read(ctx context.Context, js jetstream.JetStream, q Query, send func(*solov
 		meta, err := m.Metadata()
 		if err != nil {
 			return unavailable(err)
+		}
+		// The search began early enough; the first line is the one with fewer than n behind it.
+		if begun = begun || meta.NumPending < n; !begun {
+			continue
 		}
 		r := &solov1.LogRecord{}
 		if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(m.Data(), r); err == nil {
@@ -91,54 +96,46 @@ func Read(ctx context.Context, js jetstream.JetStream, q Query, send func(*solov
 	}
 }
 
-// tail finds the sequence from which n lines match, or the first if there are fewer, and how many
-// match from there. It asks the server to count, so its cost does not grow with the log.
+// tail finds a sequence from which at least n lines match, and not many more, or the first if there
+// are fewer, and how many matched from there. It asks the server to count, so its cost does not grow
+// with the log. Lines may come while it looks: a count is a lower bound from then on.
 func tail(ctx context.Context, s jetstream.Stream, filter string, n uint64) (start, pending uint64, err error) {
 	info, err := s.Info(ctx)
 	if err != nil {
 		return 0, 0, unavailable(err)
 	}
 	first, end := max(info.State.FirstSeq, 1), info.State.LastSeq+1
-	total, err := count(ctx, s, filter, first)
-	if err != nil || total <= n {
-		return first, total, err
+	low := first
+	if pending, err = count(ctx, s, filter, low); err != nil || pending <= n {
+		return low, pending, err
 	}
-	// From low more than n match; from high n or fewer do.
-	low, high, pending := first, end, uint64(0)
-	for step := 2 * n; ; step *= 4 {
-		at := first
-		if end > first+step {
-			at = end - step
-		}
+	// From low n or more match; from high fewer did when they were counted.
+	high := end
+	for step := 2 * n; low+step < end; step *= 4 {
+		at := end - step
 		got, err := count(ctx, s, filter, at)
 		if err != nil {
 			return 0, 0, err
 		}
-		if got > n {
-			low = at
+		if got >= n {
+			low, pending = at, got
 			break
 		}
-		high, pending = at, got
-		if got == n || at == first {
-			return high, pending, nil
-		}
+		high = at
 	}
-	for high-low > 1 {
+	for high-low > 1 && pending > 2*n {
 		mid := low + (high-low)/2
 		got, err := count(ctx, s, filter, mid)
 		if err != nil {
 			return 0, 0, err
 		}
-		if got > n {
-			low = mid
-			continue
-		}
-		high, pending = mid, got
-		if got == n {
-			break
+		if got >= n {
+			low, pending = mid, got
+		} else {
+			high = mid
 		}
 	}
-	return high, pending, nil
+	return low, pending, nil
 }
 
 // count asks how many lines match from a sequence on.

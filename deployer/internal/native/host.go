@@ -239,6 +239,13 @@ func (p *process) signal(s syscall.Signal) {
 	_ = syscall.Kill(-p.pid, s) // it may just have ended
 }
 
+// told says whether the child was told to end.
+func (p *process) told() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.killed
+}
+
 // end asks the child to end and kills it after the grace period.
 func (p *process) end(grace time.Duration) {
 	if grace > 0 {

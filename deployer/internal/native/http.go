@@ -194,8 +194,9 @@ func (in *HTTP) failed(ctx context.Context, err error) error {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return fault.New(codes.DeadlineExceeded, fault.ReasonDeadlineExceeded, "the call did not end in time").Because(err)
 		}
-		// The end of the process may be why the call was stopped, and then it is the reason.
-		if c := in.Crash(); c != nil && c.Kind != "killed" {
+		// The end of the process may be why the call was stopped, and then it is the reason, unless
+		// the process was told to end.
+		if c := in.Crash(); c != nil && !in.proc.told() {
 			return crashFault(c)
 		}
 		return fault.New(codes.Unavailable, fault.ReasonUnavailable, "the call was stopped before it ended").Because(err)
