@@ -135,6 +135,7 @@ func (t *Table) Apply(events []*kernelv1.CapEvent) (died []string, err error) {
 				}
 				died = e.kill(died)
 			}
+		case *kernelv1.CapEvent_Charged: // what services take out of budgets is capmgr's to count
 		default:
 			return died, fmt.Errorf("gate: event %d is of a kind unknown to this version", ev.Sequence)
 		}
@@ -411,6 +412,33 @@ func (t *Table) Chain(id string) (ids []string) {
 		ids = append(ids, e.Record.GetId())
 	}
 	return ids
+}
+
+// Up shows an id and then each capability above it, until f says not to go further. f must not call
+// the Table.
+func (t *Table) Up(id string, f func(View) (further bool)) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for e := t.entries[id]; e != nil && f(e.view()); e = e.Parent {
+		continue
+	}
+}
+
+// Below shows every live capability below id, an outer one before what is below it, and leaves out
+// what is below those of which f says so. f must not call the Table.
+func (t *Table) Below(id string, f func(View) (descend bool)) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	e := t.entries[id]
+	if e == nil {
+		return
+	}
+	for stack := slices.Clone(e.children); len(stack) > 0; {
+		e, stack = stack[len(stack)-1], stack[:len(stack)-1]
+		if v := e.view(); v.State == Allowed && f(v) {
+			stack = append(stack, e.children...)
+		}
+	}
 }
 
 // Descends tells whether id is ancestor itself or somewhere below it.

@@ -69,6 +69,8 @@ const (
 	ReasonGrantDepth  = "GRANT_DEPTH"
 	ReasonGrantBudget = "GRANT_BUDGET"
 	ReasonGrantExpiry = "GRANT_EXPIRY"
+	// A budget of the capability, or of one above it, has no room; metadata says which, and how much is left.
+	ReasonBudget = "BUDGET_EXCEEDED"
 	// The id is in use.
 	ReasonCapabilityExists = "CAPABILITY_EXISTS"
 	// The grant happened on an earlier try, and its handle was never stored.

@@ -30,6 +30,9 @@ func (a *Authority) can(_ context.Context, c rpc.Caller, req *solov1.CanRequest)
 	}
 	want := capability.Rules{r}
 	if v.Rules.Includes(want) {
+		if d := a.short(c.ID, r); d != nil {
+			return &solov1.CanResponse{Denial: d}, nil
+		}
 		return &solov1.CanResponse{Allowed: true}, nil
 	}
 	return &solov1.CanResponse{Denial: a.denial(c.ID, r.Object.String(), string(r.Verbs[0]), r.String(), func(have capability.Rules) bool { return have.Includes(want) })}, nil

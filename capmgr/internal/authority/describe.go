@@ -39,17 +39,17 @@ func (a *Authority) describe(_ context.Context, c rpc.Caller, req *solov1.Descri
 	if size == 0 {
 		size = defaultPage
 	}
-	out := &solov1.DescribeCapabilityResponse{Capability: message(v)}
+	out := &solov1.DescribeCapabilityResponse{Capability: a.message(v)}
 	for _, up := range t.Chain(id) {
 		w, _ := t.Get(up)
 		if t.Descends(up, c.ID) {
-			out.Ancestors = append(out.Ancestors, message(w))
+			out.Ancestors = append(out.Ancestors, a.message(w))
 		} else {
 			out.Ancestors = append(out.Ancestors, &solov1.Capability{Id: up, Label: w.Record.GetLabel()})
 		}
 	}
 	for _, w := range t.Children(id, from, size) {
-		out.Children = append(out.Children, message(w))
+		out.Children = append(out.Children, a.message(w))
 	}
 	if next := from + len(out.Children); len(out.Children) > 0 && next < v.Children {
 		out.NextPageToken = strconv.Itoa(next)
@@ -58,11 +58,12 @@ func (a *Authority) describe(_ context.Context, c rpc.Caller, req *solov1.Descri
 }
 
 // message is a capability as holders see it.
-func message(v gate.View) *solov1.Capability {
+func (a *Authority) message(v gate.View) *solov1.Capability {
 	r := v.Record
 	m := &solov1.Capability{
 		Id: r.GetId(), Parent: r.GetParent(), Label: r.GetLabel(), Rules: v.Rules.Strings(), Depth: r.GetDepth(), Budget: r.GetBudget(),
 		Live: v.State == gate.Allowed, GrantedAt: r.GetGrantedAt(), Kind: kind(r.GetKind()),
+		Used: a.o.Ledger.State().Budgets().Used(v),
 	}
 	if !v.Expires.IsZero() {
 		m.ExpiresAt = timestamppb.New(v.Expires)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/solo-os/solo/bus/gate"
 	"github.com/solo-os/solo/bus/rpc"
+	"github.com/solo-os/solo/capmgr/internal/budget"
 	"github.com/solo-os/solo/capmgr/internal/ledger"
 	"github.com/solo-os/solo/proto/capability"
 	"github.com/solo-os/solo/proto/fault"
@@ -25,17 +26,18 @@ func (a *Authority) endow(ctx context.Context, _ rpc.Caller, req *kernelv1.Endow
 		return nil, err
 	}
 	out := &kernelv1.EndowResponse{}
-	if req.GetValidateOnly() {
-		_, err := endowable(a.o.Gate, req.GetHolder(), rules)
-		return out, a.refused(req, err)
-	}
-	_, err = a.o.Ledger.Do(ctx, func(s *ledger.State) ([]*kernelv1.CapEvent, error) {
+	decide := func(s *ledger.State) ([]*kernelv1.CapEvent, error) {
 		parent, err := endowable(s.Table, req.GetHolder(), rules)
 		if err != nil {
 			return nil, err
 		}
-		return a.endowment(s, req.GetService(), parent, rules, out)
-	})
+		charge := budget.Charge{Service: req.GetService(), Holder: parent.Record.GetId(), MemoryBytes: req.GetMemoryBytes()}
+		if err := chargeable(s.Budgets(), charge); err != nil || req.GetValidateOnly() {
+			return nil, err
+		}
+		return a.endowment(s, charge, parent, rules, out)
+	}
+	_, err = a.o.Ledger.Do(ctx, decide)
 	if err != nil {
 		return nil, a.refused(req, err)
 	}
@@ -67,18 +69,24 @@ func endowable(t *gate.Table, holder string, rules capability.Rules) (gate.View,
 }
 
 // endowment decides which records to make and which to revoke, and fills in the answer.
-func (a *Authority) endowment(s *ledger.State, service string, parent gate.View, rules capability.Rules, out *kernelv1.EndowResponse) ([]*kernelv1.CapEvent, error) {
+func (a *Authority) endowment(s *ledger.State, charge budget.Charge, parent gate.View, rules capability.Rules, out *kernelv1.EndowResponse) ([]*kernelv1.CapEvent, error) {
+	service := charge.Service
 	now, sv := time.Now(), s.Service(service)
 	var events []*kernelv1.CapEvent
+	if s.Charge(service) != charge {
+		events = append(events, ledger.Charged(charge, now))
+	}
 	if !alive(s.Table, sv.Serving) {
 		id, err := keyless()
 		if err != nil {
 			return nil, err
 		}
 		sv.Serving = id
-		events = append(events, ledger.Granted(&kernelv1.CapRecord{
-			Id: id, Label: service + " (serving)", Kind: kernelv1.CapKind_CAP_KIND_SERVING, Service: service,
-		}, now))
+		rec := &kernelv1.CapRecord{Id: id, Label: service + " (serving)", Kind: kernelv1.CapKind_CAP_KIND_SERVING, Service: service}
+		if lifetime := s.Budgets().Lifetime(parent.Record.GetId()); lifetime > 0 {
+			rec.ExpiresAt = timestamppb.New(now.Add(lifetime))
+		}
+		events = append(events, ledger.Granted(rec, now))
 	}
 	keep := ""
 	if len(rules) > 0 && alive(s.Table, sv.Calling) {
@@ -123,6 +131,9 @@ func (a *Authority) disendow(ctx context.Context, _ rpc.Caller, req *kernelv1.Di
 	_, err := a.o.Ledger.Do(ctx, func(s *ledger.State) (events []*kernelv1.CapEvent, _ error) {
 		for _, id := range s.Records(req.GetService()) {
 			events = append(events, ledger.Revoked(id, subject.Deployer, time.Now()))
+		}
+		if s.Charge(req.GetService()).Holder != "" {
+			events = append(events, ledger.Charged(budget.Charge{Service: req.GetService()}, time.Now()))
 		}
 		return events, nil
 	})

@@ -45,7 +45,12 @@ func withoutHandle(r *solov1.GrantCapabilityResponse) *solov1.GrantCapabilityRes
 
 func (a *Authority) granted(ctx context.Context, c rpc.Caller, requestID string, want terms) (*solov1.GrantCapabilityResponse, error) {
 	// Decided twice: here, so that what is refused anyway leaves no intent, and in its turn.
-	if _, err := attenuate(a.o.Gate, c.ID, want, time.Now()); err != nil {
+	now := a.o.Ledger.State()
+	first := want
+	if _, taken := now.Table.Get(want.key); taken {
+		first = want.unbudgeted()
+	}
+	if _, err := attenuate(now.Budgets(), c.ID, first, time.Now()); err != nil {
 		return nil, err
 	}
 	id, seed := want.key, ""
@@ -64,12 +69,13 @@ func (a *Authority) granted(ctx context.Context, c rpc.Caller, requestID string,
 	}
 	_, err = a.o.Ledger.Do(ctx, func(s *ledger.State) ([]*kernelv1.CapEvent, error) {
 		now := time.Now()
-		rec, err := attenuate(s.Table, c.ID, want, now)
-		if err != nil {
-			return nil, err
-		}
-		rec.Id = id
 		if old, taken := s.Table.Get(id); taken {
+			// Asked without what it holds itself: an earlier try may have taken all there was.
+			rec, err := attenuate(s.Budgets(), c.ID, want.unbudgeted(), now)
+			if err != nil {
+				return nil, err
+			}
+			rec.Budget = want.budget
 			if requestID != "" && old.State == gate.Allowed && sameGrant(old.Record, rec) {
 				return nil, nil // an earlier try of this request was cut off after it had happened
 			}
@@ -78,6 +84,11 @@ func (a *Authority) granted(ctx context.Context, c rpc.Caller, requestID string,
 		if a.o.Gate.Component(id) != "" {
 			return nil, exists(id)
 		}
+		rec, err := attenuate(s.Budgets(), c.ID, want, now)
+		if err != nil {
+			return nil, err
+		}
+		rec.Id = id
 		if err := a.room(s.Table, c.ID); err != nil {
 			return nil, err
 		}
@@ -89,7 +100,7 @@ func (a *Authority) granted(ctx context.Context, c rpc.Caller, requestID string,
 	}
 	a.metrics.grants.Inc()
 	v, _ := a.o.Ledger.State().Table.Get(id)
-	return &solov1.GrantCapabilityResponse{Capability: message(v), Handle: seed}, nil
+	return &solov1.GrantCapabilityResponse{Capability: a.message(v), Handle: seed}, nil
 }
 
 // sameGrant tells whether a record is what another would be, but for its times.

@@ -9,14 +9,13 @@ import (
 
 	"github.com/nats-io/nkeys"
 	"github.com/solo-os/solo/bus/gate"
+	"github.com/solo-os/solo/capmgr/internal/budget"
 	"github.com/solo-os/solo/proto/capability"
 	"github.com/solo-os/solo/proto/fault"
 	kernelv1 "github.com/solo-os/solo/proto/solo/kernel/v1"
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
 	"github.com/solo-os/solo/proto/subject"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -35,6 +34,12 @@ type terms struct {
 	budget *solov1.Budget
 	label  string
 	key    string // empty: one is made
+}
+
+// unbudgeted is the same without a budget.
+func (t terms) unbudgeted() terms {
+	t.budget = nil
+	return t
 }
 
 func readTerms(req *solov1.GrantCapabilityRequest) (terms, error) {
@@ -74,7 +79,8 @@ func validKey(id string) bool { return subject.ValidID(id) && nkeys.IsValidPubli
 
 // attenuate makes the record that a live holder may grant on these terms, or says why not.
 // The record's id is left to the caller.
-func attenuate(t *gate.Table, parent string, want terms, now time.Time) (*kernelv1.CapRecord, error) {
+func attenuate(b budget.Tree, parent string, want terms, now time.Time) (*kernelv1.CapRecord, error) {
+	t := b.Table
 	v, ok := t.Get(parent)
 	if err := live(v, ok); err != nil {
 		return nil, err
@@ -91,23 +97,31 @@ func attenuate(t *gate.Table, parent string, want terms, now time.Time) (*kernel
 	if missing := v.Rules.Missing(want.rules); len(missing) > 0 {
 		return nil, tooWide(t, parent, missing)
 	}
-	expires, err := expiry(v, want.ttl, now)
+	expires, err := expiry(v, want.ttl, b.Lifetime(parent), now)
 	if err != nil {
 		return nil, err
 	}
-	budget, err := within(v.Record.GetBudget(), want.budget)
-	if err != nil {
+	if err := affordable(b, parent, want.budget); err != nil {
 		return nil, err
 	}
 	return &kernelv1.CapRecord{
 		Parent: parent, Label: want.label, Rules: want.rules.Strings(), ExpiresAt: timestamppb.New(expires),
-		Depth: want.depth, Budget: budget, Kind: kernelv1.CapKind_CAP_KIND_HOLDER,
+		Depth: want.depth, Budget: want.budget, Kind: kernelv1.CapKind_CAP_KIND_HOLDER,
 	}, nil
 }
 
-func expiry(parent gate.View, ttl time.Duration, now time.Time) (time.Time, error) {
+// expiry is when a grant ends: by its own ttl, or after an hour, within what the parent has left and
+// the lifetime that a budget sets; lifetime is 0 where none does.
+func expiry(parent gate.View, ttl, lifetime time.Duration, now time.Time) (time.Time, error) {
+	if lifetime > 0 && ttl > lifetime {
+		return now, fault.New(codes.PermissionDenied, fault.ReasonGrantBudget, "ttl: %s asked, at most %s: the granting capability's budget lets nothing live longer", ttl, lifetime).
+			With("max_ttl", lifetime.String()).AddField("ttl", "at most %s", lifetime)
+	}
 	if ttl == 0 {
 		at := now.Add(defaultTTL)
+		if lifetime > 0 {
+			at = now.Add(min(defaultTTL, lifetime))
+		}
 		if !parent.Expires.IsZero() && parent.Expires.Before(at) {
 			at = parent.Expires
 		}
@@ -120,42 +134,4 @@ func expiry(parent gate.View, ttl time.Duration, now time.Time) (time.Time, erro
 			With("max_ttl", longest.String()).AddField("ttl", "at most %s", longest)
 	}
 	return at, nil
-}
-
-// within checks a budget against the parent's and fills in what it leaves open.
-func within(parent, want *solov1.Budget) (*solov1.Budget, error) {
-	if parent == nil {
-		return want, nil
-	}
-	b, ok := proto.Clone(want).(*solov1.Budget)
-	if !ok || b == nil {
-		b = &solov1.Budget{}
-	}
-	f := fault.New(codes.PermissionDenied, fault.ReasonGrantBudget, "the budget is larger than the granting capability's")
-	fit := func(field string, have, asked uint64, set func()) {
-		switch {
-		case have == 0:
-		case asked == 0:
-			set()
-		case asked > have:
-			f.AddField("budget."+field, "at most %d", have)
-		}
-	}
-	fit("services", uint64(parent.GetServices()), uint64(b.GetServices()), func() { b.Services = parent.GetServices() })
-	fit("memory_bytes", parent.GetMemoryBytes(), b.GetMemoryBytes(), func() { b.MemoryBytes = parent.GetMemoryBytes() })
-	fit("cpu_millis", uint64(parent.GetCpuMillis()), uint64(b.GetCpuMillis()), func() { b.CpuMillis = parent.GetCpuMillis() })
-	fit("calls_per_second", uint64(parent.GetCallsPerSecond()), uint64(b.GetCallsPerSecond()), func() { b.CallsPerSecond = parent.GetCallsPerSecond() })
-	if have, asked := parent.GetLifetime().AsDuration(), b.GetLifetime().AsDuration(); have > 0 {
-		if asked > have {
-			f.AddField("budget.lifetime", "at most %s", have)
-		}
-		if asked <= 0 {
-			b.Lifetime = durationpb.New(have)
-		}
-	}
-	if len(f.Fields) > 0 {
-		f.Message = f.Fields[0].Path + ": " + f.Fields[0].Description + ", as the granting capability has it"
-		return nil, f
-	}
-	return b, nil
 }

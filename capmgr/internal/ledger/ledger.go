@@ -28,6 +28,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 	"github.com/solo-os/solo/bus/caps"
+	"github.com/solo-os/solo/capmgr/internal/budget"
 	"github.com/solo-os/solo/proto/fault"
 	kernelv1 "github.com/solo-os/solo/proto/solo/kernel/v1"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -172,6 +173,14 @@ func Root(id string, now time.Time) *kernelv1.CapEvent {
 func Granted(r *kernelv1.CapRecord, now time.Time) *kernelv1.CapEvent {
 	r.GrantedAt = timestamppb.New(now)
 	return &kernelv1.CapEvent{Time: r.GrantedAt, Change: &kernelv1.CapEvent_Granted{Granted: r}}
+}
+
+// Charged is the event of a service that takes something out of budgets from now on, or nothing
+// where holder is empty.
+func Charged(c budget.Charge, now time.Time) *kernelv1.CapEvent {
+	return &kernelv1.CapEvent{Time: timestamppb.New(now), Change: &kernelv1.CapEvent_Charged{Charged: &kernelv1.CapCharged{
+		Service: c.Service, Holder: c.Holder, MemoryBytes: c.MemoryBytes,
+	}}}
 }
 
 // Revoked is the event of a record's end.

@@ -4,15 +4,17 @@ import (
 	"slices"
 
 	"github.com/solo-os/solo/bus/gate"
+	"github.com/solo-os/solo/capmgr/internal/budget"
 	kernelv1 "github.com/solo-os/solo/proto/solo/kernel/v1"
 )
 
 // State is what the chain says, as of its last record. Decide functions read it and no one
-// but the ledger changes it. Table may be read at any time; the rest only while deciding.
+// but the ledger changes it. Table and Budgets may be read at any time; the rest only while deciding.
 type State struct {
 	// Table is the ledger's own, not the process's gate: it never lags and never waits for a push.
 	Table    *gate.Table
 	services map[string]*Service
+	charges  charges
 }
 
 // Service is what the chain says about one service.
@@ -34,7 +36,7 @@ type Placement struct {
 }
 
 func newState() *State {
-	return &State{Table: gate.NewTable(), services: map[string]*Service{}}
+	return &State{Table: gate.NewTable(), services: map[string]*Service{}, charges: charges{m: map[string]budget.Charge{}}}
 }
 
 // Service returns what is known of a service by name; the zero value for one never heard of.
@@ -63,6 +65,8 @@ func (s *State) apply(ev *kernelv1.CapEvent) ([]string, error) {
 	switch c := ev.Change.(type) {
 	case *kernelv1.CapEvent_Granted:
 		s.granted(c.Granted)
+	case *kernelv1.CapEvent_Charged:
+		s.charges.set(c.Charged)
 	case *kernelv1.CapEvent_Revoked:
 		if v, ok := s.Table.Get(c.Revoked.GetId()); ok && v.Record.GetService() != "" {
 			if sv := s.services[v.Record.GetService()]; sv != nil {

@@ -72,7 +72,7 @@ func (c *Controller) validate(ctx context.Context, caller rpc.Caller, service su
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.endow(ctx, service, caller.ID, m.GetGrants(), true); err != nil {
+	if _, err := c.endow(ctx, service, caller.ID, m, true); err != nil {
 		return nil, err
 	}
 	code, err := c.prepare(ctx, m, req.GetCode())
@@ -106,7 +106,7 @@ func (c *Controller) deploy(ctx context.Context, caller rpc.Caller, service subj
 		_ = op.Outcome(ctx, err, nil) // the recorder has logged it; the caller learns why the deploy failed
 		return nil, err
 	}
-	endowed, err := c.endow(ctx, service, caller.ID, m.GetGrants(), false)
+	endowed, err := c.endow(ctx, service, caller.ID, m, false)
 	if err != nil {
 		_ = op.Outcome(ctx, err, nil) // as above
 		return nil, err
@@ -184,7 +184,7 @@ func (c *Controller) ready(ctx context.Context, caller rpc.Caller, service subje
 	if c.slow(m, in) {
 		// Learn early what would refuse the deploy after a long build.
 		g.Go(func() error {
-			_, err := c.endow(ctx, service, caller.ID, m.GetGrants(), true)
+			_, err := c.endow(ctx, service, caller.ID, m, true)
 			return err
 		})
 	}
@@ -212,18 +212,22 @@ func (c *Controller) slow(m *solov1.Manifest, in *solov1.Code) bool {
 }
 
 // endow makes a service's records, or checks whether that could be done.
-func (c *Controller) endow(ctx context.Context, s subject.Service, holder string, rules []string, validateOnly bool) (*kernelv1.EndowResponse, error) {
-	if validateOnly && len(rules) == 0 {
-		return &kernelv1.EndowResponse{}, nil
+func (c *Controller) endow(ctx context.Context, s subject.Service, holder string, m *solov1.Manifest, validateOnly bool) (*kernelv1.EndowResponse, error) {
+	req := &kernelv1.EndowRequest{
+		Service: s.String(), Holder: holder, Rules: m.GetGrants(), ValidateOnly: validateOnly,
+		MemoryBytes: uint64(m.GetReplicas()) * m.GetLimits().GetMemoryBytes(),
 	}
 	var resp kernelv1.EndowResponse
-	err := patient(ctx, func() error {
-		return c.o.Peer.Call(ctx, subject.Capmgr, "endow", s, &kernelv1.EndowRequest{Service: s.String(), Holder: holder, Rules: rules, ValidateOnly: validateOnly}, &resp)
-	})
-	if err != nil {
-		if f, ok := errors.AsType[*fault.Error](err); ok && (f.Reason == fault.ReasonGrantTooWide || f.Reason == fault.ReasonNotGranted) {
+	err := patient(ctx, func() error { return c.o.Peer.Call(ctx, subject.Capmgr, "endow", s, req, &resp) })
+	if f, ok := errors.AsType[*fault.Error](err); ok {
+		switch {
+		case f.Reason == fault.ReasonGrantTooWide || f.Reason == fault.ReasonNotGranted:
 			f.AddField("manifest.grants", "%s", f.Message)
+		case f.Reason == fault.ReasonBudget && f.Metadata["budget"] == "memory_bytes":
+			f.AddField("manifest.limits.memory", "%s", f.Message)
 		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -178,10 +178,10 @@ func (c *Controller) recreate(ctx context.Context, op *auditlog.Operation, calle
 	// Whether the rights can be had is decided before anything is touched. They are made when the old
 	// revision has finished: making them ends its own.
 	holder := holderFor(next, old, caller.ID)
-	_, err = c.endow(ctx, service, holder, next.GetManifest().GetGrants(), true)
+	_, err = c.endow(ctx, service, holder, next.GetManifest(), true)
 	if err != nil && holder != caller.ID {
 		holder = caller.ID
-		_, err = c.endow(ctx, service, holder, next.GetManifest().GetGrants(), true)
+		_, err = c.endow(ctx, service, holder, next.GetManifest(), true)
 	}
 	if err != nil {
 		_ = op.Outcome(ctx, err, nil) // the recorder has logged it; the caller learns why
@@ -194,7 +194,7 @@ func (c *Controller) recreate(ctx context.Context, op *auditlog.Operation, calle
 	reg.Rollout = &solov1.Rollout{
 		Id: newID(), FromRevision: old.GetNumber(), ToRevision: next.GetNumber(), Strategy: solov1.Strategy_STRATEGY_RECREATE, State: solov1.RolloutState_ROLLOUT_STATE_RUNNING,
 	}
-	endowed, err := c.endow(ctx, service, holder, next.GetManifest().GetGrants(), false)
+	endowed, err := c.endow(ctx, service, holder, next.GetManifest(), false)
 	if err != nil {
 		return nil, c.notUpdated(ctx, op, entry{reg, e.kv}, old, err)
 	}
@@ -238,10 +238,12 @@ func (c *Controller) goBack(ctx context.Context, e entry, old *kernelv1.Revision
 	reg.Rollout.State, reg.Rollout.Error = solov1.RolloutState_ROLLOUT_STATE_ROLLED_BACK, text(why)
 	reg.Revision, reg.State = old.GetNumber(), solov1.ServiceState_SERVICE_STATE_STARTING
 	if service, err := subject.ParseService(reg.GetName()); err == nil {
-		endowed, err := c.endow(ctx, service, old.GetDeployedBy(), old.GetManifest().GetGrants(), false)
+		endowed, err := c.endow(ctx, service, old.GetDeployedBy(), old.GetManifest(), false)
 		if err != nil { // whoever granted them may be gone: then it runs without
+			without := proto.CloneOf(old.GetManifest())
+			without.Grants = nil
 			c.o.Log.Warn("a service goes back without its rights to call out", "service", reg.GetName(), "error", err)
-			endowed, err = c.endow(ctx, service, old.GetDeployedBy(), nil, false)
+			endowed, err = c.endow(ctx, service, old.GetDeployedBy(), without, false)
 		}
 		if err == nil {
 			reg.ServingId, reg.ServiceId = endowed.GetServingId(), endowed.GetServiceId()

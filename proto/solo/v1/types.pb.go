@@ -768,7 +768,10 @@ type Capability struct {
 	// When it was revoked itself.
 	RevokedAt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
 	// holder, service (rights of a service to call out), serving (right to answer) or bound (a key of a running placement).
-	Kind          string `protobuf:"bytes,11,opt,name=kind,proto3" json:"kind,omitempty"`
+	Kind string `protobuf:"bytes,11,opt,name=kind,proto3" json:"kind,omitempty"`
+	// What is taken out of budget now: passed on to live capabilities with budgets of their own, or
+	// used by services. Absent without a budget.
+	Used          *Budget `protobuf:"bytes,12,opt,name=used,proto3" json:"used,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -880,16 +883,30 @@ func (x *Capability) GetKind() string {
 	return ""
 }
 
-// Budget bounds a whole subtree of capabilities; zero is unbounded.
+func (x *Capability) GetUsed() *Budget {
+	if x != nil {
+		return x.Used
+	}
+	return nil
+}
+
+// Budget bounds a whole subtree of capabilities. What a capability is given is taken out of the
+// nearest budget above it, and comes back when it dies. Zero sets no bound of its own: such a
+// capability draws on the nearest budget above it.
 type Budget struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Services       uint32                 `protobuf:"varint,1,opt,name=services,proto3" json:"services,omitempty"`
-	MemoryBytes    uint64                 `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
-	CpuMillis      uint32                 `protobuf:"varint,3,opt,name=cpu_millis,json=cpuMillis,proto3" json:"cpu_millis,omitempty"`
-	CallsPerSecond uint32                 `protobuf:"varint,4,opt,name=calls_per_second,json=callsPerSecond,proto3" json:"calls_per_second,omitempty"`
-	Lifetime       *durationpb.Duration   `protobuf:"bytes,5,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Services deployed at the same time.
+	Services uint32 `protobuf:"varint,1,opt,name=services,proto3" json:"services,omitempty"`
+	// Memory limits of those services together, all replicas counted.
+	MemoryBytes uint64 `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	// Thousandths of a CPU; passed on, and not yet counted.
+	CpuMillis uint32 `protobuf:"varint,3,opt,name=cpu_millis,json=cpuMillis,proto3" json:"cpu_millis,omitempty"`
+	// Calls to services a second, of everything in the subtree together.
+	CallsPerSecond uint32 `protobuf:"varint,4,opt,name=calls_per_second,json=callsPerSecond,proto3" json:"calls_per_second,omitempty"`
+	// The longest that anything in the subtree may live: capabilities, and services from their deploy.
+	Lifetime      *durationpb.Duration `protobuf:"bytes,5,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Budget) Reset() {
@@ -1791,7 +1808,7 @@ const file_solo_v1_types_proto_rawDesc = "" +
 	"\x04line\x18\x02 \x01(\rR\x04line\x12\x16\n" +
 	"\x06column\x18\x03 \x01(\rR\x06column\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12\x1a\n" +
-	"\bseverity\x18\x05 \x01(\tR\bseverity\"\xf8\x02\n" +
+	"\bseverity\x18\x05 \x01(\tR\bseverity\"\x9d\x03\n" +
 	"\n" +
 	"Capability\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
@@ -1808,7 +1825,8 @@ const file_solo_v1_types_proto_rawDesc = "" +
 	"\n" +
 	"revoked_at\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x12\x12\n" +
-	"\x04kind\x18\v \x01(\tR\x04kind\"\xc7\x01\n" +
+	"\x04kind\x18\v \x01(\tR\x04kind\x12#\n" +
+	"\x04used\x18\f \x01(\v2\x0f.solo.v1.BudgetR\x04used\"\xc7\x01\n" +
 	"\x06Budget\x12\x1a\n" +
 	"\bservices\x18\x01 \x01(\rR\bservices\x12!\n" +
 	"\fmemory_bytes\x18\x02 \x01(\x04R\vmemoryBytes\x12\x1d\n" +
@@ -1979,19 +1997,20 @@ var file_solo_v1_types_proto_depIdxs = []int32{
 	9,  // 12: solo.v1.Capability.budget:type_name -> solo.v1.Budget
 	20, // 13: solo.v1.Capability.granted_at:type_name -> google.protobuf.Timestamp
 	20, // 14: solo.v1.Capability.revoked_at:type_name -> google.protobuf.Timestamp
-	22, // 15: solo.v1.Budget.lifetime:type_name -> google.protobuf.Duration
-	20, // 16: solo.v1.Event.time:type_name -> google.protobuf.Timestamp
-	17, // 17: solo.v1.Event.attributes:type_name -> solo.v1.Event.AttributesEntry
-	20, // 18: solo.v1.LogRecord.time:type_name -> google.protobuf.Timestamp
-	20, // 19: solo.v1.AuditRecord.time:type_name -> google.protobuf.Timestamp
-	18, // 20: solo.v1.AuditRecord.attributes:type_name -> solo.v1.AuditRecord.AttributesEntry
-	20, // 21: solo.v1.Node.last_heartbeat:type_name -> google.protobuf.Timestamp
-	20, // 22: solo.v1.Crash.time:type_name -> google.protobuf.Timestamp
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	9,  // 15: solo.v1.Capability.used:type_name -> solo.v1.Budget
+	22, // 16: solo.v1.Budget.lifetime:type_name -> google.protobuf.Duration
+	20, // 17: solo.v1.Event.time:type_name -> google.protobuf.Timestamp
+	17, // 18: solo.v1.Event.attributes:type_name -> solo.v1.Event.AttributesEntry
+	20, // 19: solo.v1.LogRecord.time:type_name -> google.protobuf.Timestamp
+	20, // 20: solo.v1.AuditRecord.time:type_name -> google.protobuf.Timestamp
+	18, // 21: solo.v1.AuditRecord.attributes:type_name -> solo.v1.AuditRecord.AttributesEntry
+	20, // 22: solo.v1.Node.last_heartbeat:type_name -> google.protobuf.Timestamp
+	20, // 23: solo.v1.Crash.time:type_name -> google.protobuf.Timestamp
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_solo_v1_types_proto_init() }

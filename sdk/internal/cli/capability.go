@@ -76,7 +76,7 @@ to a file of mode 0600, or alone to stdout. The id goes to stderr.`,
 	f.StringVar(&req.Label, "label", "", "who or what it is for (`text`)")
 	f.StringVar(&req.PublicKey, "public-key", "", "bind it to this key (`U...`) of the holder's own making")
 	f.StringVar(&out, "out", "", "write the handle to a new `file`, mode 0600")
-	f.Uint32Var(&budget.Services, "budget-services", 0, "services that the whole subtree may have (`N`); 0 is unbounded")
+	f.Uint32Var(&budget.Services, "budget-services", 0, "services that the whole subtree may have (`N`), out of your own budget; 0 sets no bound of its own")
 	f.StringVar(&memory, "budget-memory", "", "memory that the whole subtree may have, e.g. `1Gi`")
 	f.StringVar(&cpus, "budget-cpu", "", "CPU that the whole subtree may have, e.g. `2`")
 	f.Uint32Var(&budget.CallsPerSecond, "budget-calls", 0, "calls a second of the whole subtree (`N`)")

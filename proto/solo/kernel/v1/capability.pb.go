@@ -99,6 +99,7 @@ type CapEvent struct {
 	//
 	//	*CapEvent_Granted
 	//	*CapEvent_Revoked
+	//	*CapEvent_Charged
 	Change        isCapEvent_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -180,6 +181,15 @@ func (x *CapEvent) GetRevoked() *CapRevoked {
 	return nil
 }
 
+func (x *CapEvent) GetCharged() *CapCharged {
+	if x != nil {
+		if x, ok := x.Change.(*CapEvent_Charged); ok {
+			return x.Charged
+		}
+	}
+	return nil
+}
+
 type isCapEvent_Change interface {
 	isCapEvent_Change()
 }
@@ -192,9 +202,15 @@ type CapEvent_Revoked struct {
 	Revoked *CapRevoked `protobuf:"bytes,5,opt,name=revoked,proto3,oneof"`
 }
 
+type CapEvent_Charged struct {
+	Charged *CapCharged `protobuf:"bytes,6,opt,name=charged,proto3,oneof"`
+}
+
 func (*CapEvent_Granted) isCapEvent_Change() {}
 
 func (*CapEvent_Revoked) isCapEvent_Change() {}
+
+func (*CapEvent_Charged) isCapEvent_Change() {}
 
 // SignedCapEvent is what the stream stores.
 type SignedCapEvent struct {
@@ -451,6 +467,71 @@ func (x *CapRevoked) GetBy() string {
 	return ""
 }
 
+// CapCharged says what a service takes out of budgets from now on, and out of whose. It replaces
+// what was said of the service before.
+type CapCharged struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// The capability whose budget it is taken out of, or of the nearest live one above it that has
+	// one. Empty once the service takes nothing any more.
+	Holder string `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
+	// What all its replicas may take together.
+	MemoryBytes   uint64 `protobuf:"varint,3,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapCharged) Reset() {
+	*x = CapCharged{}
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapCharged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapCharged) ProtoMessage() {}
+
+func (x *CapCharged) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapCharged.ProtoReflect.Descriptor instead.
+func (*CapCharged) Descriptor() ([]byte, []int) {
+	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CapCharged) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *CapCharged) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *CapCharged) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
 // FenceApplyRequest carries new events from capmgr to a node's fence, in order.
 type FenceApplyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -461,7 +542,7 @@ type FenceApplyRequest struct {
 
 func (x *FenceApplyRequest) Reset() {
 	*x = FenceApplyRequest{}
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[4]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +554,7 @@ func (x *FenceApplyRequest) String() string {
 func (*FenceApplyRequest) ProtoMessage() {}
 
 func (x *FenceApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[4]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +567,7 @@ func (x *FenceApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceApplyRequest.ProtoReflect.Descriptor instead.
 func (*FenceApplyRequest) Descriptor() ([]byte, []int) {
-	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{4}
+	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *FenceApplyRequest) GetEvents() []*CapEvent {
@@ -510,7 +591,7 @@ type FenceApplyResponse struct {
 
 func (x *FenceApplyResponse) Reset() {
 	*x = FenceApplyResponse{}
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[5]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +603,7 @@ func (x *FenceApplyResponse) String() string {
 func (*FenceApplyResponse) ProtoMessage() {}
 
 func (x *FenceApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[5]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +616,7 @@ func (x *FenceApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceApplyResponse.ProtoReflect.Descriptor instead.
 func (*FenceApplyResponse) Descriptor() ([]byte, []int) {
-	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{5}
+	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FenceApplyResponse) GetGates() uint32 {
@@ -571,7 +652,7 @@ type FenceJoinRequest struct {
 
 func (x *FenceJoinRequest) Reset() {
 	*x = FenceJoinRequest{}
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[6]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -583,7 +664,7 @@ func (x *FenceJoinRequest) String() string {
 func (*FenceJoinRequest) ProtoMessage() {}
 
 func (x *FenceJoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[6]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -596,7 +677,7 @@ func (x *FenceJoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceJoinRequest.ProtoReflect.Descriptor instead.
 func (*FenceJoinRequest) Descriptor() ([]byte, []int) {
-	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{6}
+	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FenceJoinRequest) GetName() string {
@@ -626,7 +707,7 @@ type FenceJoinResponse struct {
 
 func (x *FenceJoinResponse) Reset() {
 	*x = FenceJoinResponse{}
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[7]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +719,7 @@ func (x *FenceJoinResponse) String() string {
 func (*FenceJoinResponse) ProtoMessage() {}
 
 func (x *FenceJoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[7]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +732,7 @@ func (x *FenceJoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceJoinResponse.ProtoReflect.Descriptor instead.
 func (*FenceJoinResponse) Descriptor() ([]byte, []int) {
-	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{7}
+	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FenceJoinResponse) GetSequence() uint64 {
@@ -685,7 +766,7 @@ type FenceTableRequest struct {
 
 func (x *FenceTableRequest) Reset() {
 	*x = FenceTableRequest{}
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[8]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -697,7 +778,7 @@ func (x *FenceTableRequest) String() string {
 func (*FenceTableRequest) ProtoMessage() {}
 
 func (x *FenceTableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[8]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -710,7 +791,7 @@ func (x *FenceTableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceTableRequest.ProtoReflect.Descriptor instead.
 func (*FenceTableRequest) Descriptor() ([]byte, []int) {
-	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{8}
+	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *FenceTableRequest) GetAfterSequence() uint64 {
@@ -732,7 +813,7 @@ type FenceTableResponse struct {
 
 func (x *FenceTableResponse) Reset() {
 	*x = FenceTableResponse{}
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[9]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -744,7 +825,7 @@ func (x *FenceTableResponse) String() string {
 func (*FenceTableResponse) ProtoMessage() {}
 
 func (x *FenceTableResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[9]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -757,7 +838,7 @@ func (x *FenceTableResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceTableResponse.ProtoReflect.Descriptor instead.
 func (*FenceTableResponse) Descriptor() ([]byte, []int) {
-	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{9}
+	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *FenceTableResponse) GetEvents() []*CapEvent {
@@ -787,7 +868,7 @@ type GatePush struct {
 
 func (x *GatePush) Reset() {
 	*x = GatePush{}
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[10]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +880,7 @@ func (x *GatePush) String() string {
 func (*GatePush) ProtoMessage() {}
 
 func (x *GatePush) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[10]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +893,7 @@ func (x *GatePush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatePush.ProtoReflect.Descriptor instead.
 func (*GatePush) Descriptor() ([]byte, []int) {
-	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{10}
+	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GatePush) GetEvents() []*CapEvent {
@@ -839,7 +920,7 @@ type GateAck struct {
 
 func (x *GateAck) Reset() {
 	*x = GateAck{}
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[11]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +932,7 @@ func (x *GateAck) String() string {
 func (*GateAck) ProtoMessage() {}
 
 func (x *GateAck) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[11]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +945,7 @@ func (x *GateAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateAck.ProtoReflect.Descriptor instead.
 func (*GateAck) Descriptor() ([]byte, []int) {
-	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{11}
+	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GateAck) GetSequence() uint64 {
@@ -887,7 +968,7 @@ type GateLease struct {
 
 func (x *GateLease) Reset() {
 	*x = GateLease{}
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[12]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -899,7 +980,7 @@ func (x *GateLease) String() string {
 func (*GateLease) ProtoMessage() {}
 
 func (x *GateLease) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[12]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -912,7 +993,7 @@ func (x *GateLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateLease.ProtoReflect.Descriptor instead.
 func (*GateLease) Descriptor() ([]byte, []int) {
-	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{12}
+	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GateLease) GetSequence() uint64 {
@@ -944,7 +1025,7 @@ type FenceAdmitRequest struct {
 
 func (x *FenceAdmitRequest) Reset() {
 	*x = FenceAdmitRequest{}
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[13]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1037,7 @@ func (x *FenceAdmitRequest) String() string {
 func (*FenceAdmitRequest) ProtoMessage() {}
 
 func (x *FenceAdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[13]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1050,7 @@ func (x *FenceAdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceAdmitRequest.ProtoReflect.Descriptor instead.
 func (*FenceAdmitRequest) Descriptor() ([]byte, []int) {
-	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{13}
+	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FenceAdmitRequest) GetId() string {
@@ -1002,7 +1083,7 @@ type FenceAdmitResponse struct {
 
 func (x *FenceAdmitResponse) Reset() {
 	*x = FenceAdmitResponse{}
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[14]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +1095,7 @@ func (x *FenceAdmitResponse) String() string {
 func (*FenceAdmitResponse) ProtoMessage() {}
 
 func (x *FenceAdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[14]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +1108,7 @@ func (x *FenceAdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceAdmitResponse.ProtoReflect.Descriptor instead.
 func (*FenceAdmitResponse) Descriptor() ([]byte, []int) {
-	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{14}
+	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{15}
 }
 
 // FenceDismissRequest takes an identity away and cuts its connections.
@@ -1040,7 +1121,7 @@ type FenceDismissRequest struct {
 
 func (x *FenceDismissRequest) Reset() {
 	*x = FenceDismissRequest{}
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[15]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1133,7 @@ func (x *FenceDismissRequest) String() string {
 func (*FenceDismissRequest) ProtoMessage() {}
 
 func (x *FenceDismissRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[15]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1146,7 @@ func (x *FenceDismissRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceDismissRequest.ProtoReflect.Descriptor instead.
 func (*FenceDismissRequest) Descriptor() ([]byte, []int) {
-	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{15}
+	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FenceDismissRequest) GetId() string {
@@ -1085,7 +1166,7 @@ type FenceDismissResponse struct {
 
 func (x *FenceDismissResponse) Reset() {
 	*x = FenceDismissResponse{}
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[16]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1178,7 @@ func (x *FenceDismissResponse) String() string {
 func (*FenceDismissResponse) ProtoMessage() {}
 
 func (x *FenceDismissResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_kernel_v1_capability_proto_msgTypes[16]
+	mi := &file_solo_kernel_v1_capability_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1191,7 @@ func (x *FenceDismissResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceDismissResponse.ProtoReflect.Descriptor instead.
 func (*FenceDismissResponse) Descriptor() ([]byte, []int) {
-	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{16}
+	return file_solo_kernel_v1_capability_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *FenceDismissResponse) GetConnectionsCut() uint32 {
@@ -1124,13 +1205,14 @@ var File_solo_kernel_v1_capability_proto protoreflect.FileDescriptor
 
 const file_solo_kernel_v1_capability_proto_rawDesc = "" +
 	"\n" +
-	"\x1fsolo/kernel/v1/capability.proto\x12\x0esolo.kernel.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13solo/v1/types.proto\"\xeb\x01\n" +
+	"\x1fsolo/kernel/v1/capability.proto\x12\x0esolo.kernel.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13solo/v1/types.proto\"\xa3\x02\n" +
 	"\bCapEvent\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1a\n" +
 	"\bprevious\x18\x03 \x01(\fR\bprevious\x125\n" +
 	"\agranted\x18\x04 \x01(\v2\x19.solo.kernel.v1.CapRecordH\x00R\agranted\x126\n" +
-	"\arevoked\x18\x05 \x01(\v2\x1a.solo.kernel.v1.CapRevokedH\x00R\arevokedB\b\n" +
+	"\arevoked\x18\x05 \x01(\v2\x1a.solo.kernel.v1.CapRevokedH\x00R\arevoked\x126\n" +
+	"\acharged\x18\x06 \x01(\v2\x1a.solo.kernel.v1.CapChargedH\x00R\achargedB\b\n" +
 	"\x06change\"D\n" +
 	"\x0eSignedCapEvent\x12\x14\n" +
 	"\x05event\x18\x01 \x01(\fR\x05event\x12\x1c\n" +
@@ -1155,7 +1237,12 @@ const file_solo_kernel_v1_capability_proto_rawDesc = "" +
 	"\n" +
 	"CapRevoked\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x0e\n" +
-	"\x02by\x18\x02 \x01(\tR\x02by\"E\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\"a\n" +
+	"\n" +
+	"CapCharged\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
+	"\x06holder\x18\x02 \x01(\tR\x06holder\x12!\n" +
+	"\fmemory_bytes\x18\x03 \x01(\x04R\vmemoryBytes\"E\n" +
 	"\x11FenceApplyRequest\x120\n" +
 	"\x06events\x18\x01 \x03(\v2\x18.solo.kernel.v1.CapEventR\x06events\"p\n" +
 	"\x12FenceApplyResponse\x12\x14\n" +
@@ -1221,50 +1308,52 @@ func file_solo_kernel_v1_capability_proto_rawDescGZIP() []byte {
 }
 
 var file_solo_kernel_v1_capability_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_solo_kernel_v1_capability_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_solo_kernel_v1_capability_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_solo_kernel_v1_capability_proto_goTypes = []any{
 	(CapKind)(0),                  // 0: solo.kernel.v1.CapKind
 	(*CapEvent)(nil),              // 1: solo.kernel.v1.CapEvent
 	(*SignedCapEvent)(nil),        // 2: solo.kernel.v1.SignedCapEvent
 	(*CapRecord)(nil),             // 3: solo.kernel.v1.CapRecord
 	(*CapRevoked)(nil),            // 4: solo.kernel.v1.CapRevoked
-	(*FenceApplyRequest)(nil),     // 5: solo.kernel.v1.FenceApplyRequest
-	(*FenceApplyResponse)(nil),    // 6: solo.kernel.v1.FenceApplyResponse
-	(*FenceJoinRequest)(nil),      // 7: solo.kernel.v1.FenceJoinRequest
-	(*FenceJoinResponse)(nil),     // 8: solo.kernel.v1.FenceJoinResponse
-	(*FenceTableRequest)(nil),     // 9: solo.kernel.v1.FenceTableRequest
-	(*FenceTableResponse)(nil),    // 10: solo.kernel.v1.FenceTableResponse
-	(*GatePush)(nil),              // 11: solo.kernel.v1.GatePush
-	(*GateAck)(nil),               // 12: solo.kernel.v1.GateAck
-	(*GateLease)(nil),             // 13: solo.kernel.v1.GateLease
-	(*FenceAdmitRequest)(nil),     // 14: solo.kernel.v1.FenceAdmitRequest
-	(*FenceAdmitResponse)(nil),    // 15: solo.kernel.v1.FenceAdmitResponse
-	(*FenceDismissRequest)(nil),   // 16: solo.kernel.v1.FenceDismissRequest
-	(*FenceDismissResponse)(nil),  // 17: solo.kernel.v1.FenceDismissResponse
-	nil,                           // 18: solo.kernel.v1.FenceJoinResponse.ComponentsEntry
-	nil,                           // 19: solo.kernel.v1.GatePush.ComponentsEntry
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*v1.Budget)(nil),             // 21: solo.v1.Budget
+	(*CapCharged)(nil),            // 5: solo.kernel.v1.CapCharged
+	(*FenceApplyRequest)(nil),     // 6: solo.kernel.v1.FenceApplyRequest
+	(*FenceApplyResponse)(nil),    // 7: solo.kernel.v1.FenceApplyResponse
+	(*FenceJoinRequest)(nil),      // 8: solo.kernel.v1.FenceJoinRequest
+	(*FenceJoinResponse)(nil),     // 9: solo.kernel.v1.FenceJoinResponse
+	(*FenceTableRequest)(nil),     // 10: solo.kernel.v1.FenceTableRequest
+	(*FenceTableResponse)(nil),    // 11: solo.kernel.v1.FenceTableResponse
+	(*GatePush)(nil),              // 12: solo.kernel.v1.GatePush
+	(*GateAck)(nil),               // 13: solo.kernel.v1.GateAck
+	(*GateLease)(nil),             // 14: solo.kernel.v1.GateLease
+	(*FenceAdmitRequest)(nil),     // 15: solo.kernel.v1.FenceAdmitRequest
+	(*FenceAdmitResponse)(nil),    // 16: solo.kernel.v1.FenceAdmitResponse
+	(*FenceDismissRequest)(nil),   // 17: solo.kernel.v1.FenceDismissRequest
+	(*FenceDismissResponse)(nil),  // 18: solo.kernel.v1.FenceDismissResponse
+	nil,                           // 19: solo.kernel.v1.FenceJoinResponse.ComponentsEntry
+	nil,                           // 20: solo.kernel.v1.GatePush.ComponentsEntry
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*v1.Budget)(nil),             // 22: solo.v1.Budget
 }
 var file_solo_kernel_v1_capability_proto_depIdxs = []int32{
-	20, // 0: solo.kernel.v1.CapEvent.time:type_name -> google.protobuf.Timestamp
+	21, // 0: solo.kernel.v1.CapEvent.time:type_name -> google.protobuf.Timestamp
 	3,  // 1: solo.kernel.v1.CapEvent.granted:type_name -> solo.kernel.v1.CapRecord
 	4,  // 2: solo.kernel.v1.CapEvent.revoked:type_name -> solo.kernel.v1.CapRevoked
-	20, // 3: solo.kernel.v1.CapRecord.granted_at:type_name -> google.protobuf.Timestamp
-	20, // 4: solo.kernel.v1.CapRecord.expires_at:type_name -> google.protobuf.Timestamp
-	21, // 5: solo.kernel.v1.CapRecord.budget:type_name -> solo.v1.Budget
-	0,  // 6: solo.kernel.v1.CapRecord.kind:type_name -> solo.kernel.v1.CapKind
-	1,  // 7: solo.kernel.v1.FenceApplyRequest.events:type_name -> solo.kernel.v1.CapEvent
-	18, // 8: solo.kernel.v1.FenceJoinResponse.components:type_name -> solo.kernel.v1.FenceJoinResponse.ComponentsEntry
-	13, // 9: solo.kernel.v1.FenceJoinResponse.lease:type_name -> solo.kernel.v1.GateLease
-	1,  // 10: solo.kernel.v1.FenceTableResponse.events:type_name -> solo.kernel.v1.CapEvent
-	1,  // 11: solo.kernel.v1.GatePush.events:type_name -> solo.kernel.v1.CapEvent
-	19, // 12: solo.kernel.v1.GatePush.components:type_name -> solo.kernel.v1.GatePush.ComponentsEntry
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	5,  // 3: solo.kernel.v1.CapEvent.charged:type_name -> solo.kernel.v1.CapCharged
+	21, // 4: solo.kernel.v1.CapRecord.granted_at:type_name -> google.protobuf.Timestamp
+	21, // 5: solo.kernel.v1.CapRecord.expires_at:type_name -> google.protobuf.Timestamp
+	22, // 6: solo.kernel.v1.CapRecord.budget:type_name -> solo.v1.Budget
+	0,  // 7: solo.kernel.v1.CapRecord.kind:type_name -> solo.kernel.v1.CapKind
+	1,  // 8: solo.kernel.v1.FenceApplyRequest.events:type_name -> solo.kernel.v1.CapEvent
+	19, // 9: solo.kernel.v1.FenceJoinResponse.components:type_name -> solo.kernel.v1.FenceJoinResponse.ComponentsEntry
+	14, // 10: solo.kernel.v1.FenceJoinResponse.lease:type_name -> solo.kernel.v1.GateLease
+	1,  // 11: solo.kernel.v1.FenceTableResponse.events:type_name -> solo.kernel.v1.CapEvent
+	1,  // 12: solo.kernel.v1.GatePush.events:type_name -> solo.kernel.v1.CapEvent
+	20, // 13: solo.kernel.v1.GatePush.components:type_name -> solo.kernel.v1.GatePush.ComponentsEntry
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_solo_kernel_v1_capability_proto_init() }
@@ -1275,6 +1364,7 @@ func file_solo_kernel_v1_capability_proto_init() {
 	file_solo_kernel_v1_capability_proto_msgTypes[0].OneofWrappers = []any{
 		(*CapEvent_Granted)(nil),
 		(*CapEvent_Revoked)(nil),
+		(*CapEvent_Charged)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1282,7 +1372,7 @@ func file_solo_kernel_v1_capability_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_solo_kernel_v1_capability_proto_rawDesc), len(file_solo_kernel_v1_capability_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

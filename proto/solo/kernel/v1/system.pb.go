@@ -559,8 +559,10 @@ type EndowRequest struct {
 	Holder  string                 `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
 	// The manifest's grants.
 	Rules []string `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`
-	// Only check that the holder could grant them.
-	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Only check that the holder could grant them and that its budgets have room.
+	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// What all replicas may take together, out of the holder's budget.
+	MemoryBytes   uint64 `protobuf:"varint,5,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -621,6 +623,13 @@ func (x *EndowRequest) GetValidateOnly() bool {
 		return x.ValidateOnly
 	}
 	return false
+}
+
+func (x *EndowRequest) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
 }
 
 type EndowResponse struct {
@@ -2132,12 +2141,13 @@ const file_solo_kernel_v1_system_proto_rawDesc = "" +
 	"servingKey\x12\x1f\n" +
 	"\vcalling_key\x18\x06 \x01(\tR\n" +
 	"callingKey\"\x0e\n" +
-	"\fBindResponse\"{\n" +
+	"\fBindResponse\"\x9e\x01\n" +
 	"\fEndowRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x14\n" +
 	"\x05rules\x18\x03 \x03(\tR\x05rules\x12#\n" +
-	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\x88\x01\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12!\n" +
+	"\fmemory_bytes\x18\x05 \x01(\x04R\vmemoryBytes\"\x88\x01\n" +
 	"\rEndowResponse\x12\x1d\n" +
 	"\n" +
 	"serving_id\x18\x01 \x01(\tR\tservingId\x12\x1d\n" +
