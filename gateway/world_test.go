@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/solo-os/solo/bus/bustest"
+	"github.com/solo-os/solo/bus/gate"
 	"github.com/solo-os/solo/bus/rpc"
 	"github.com/solo-os/solo/gateway"
 	"github.com/solo-os/solo/proto/capability"
@@ -85,6 +86,7 @@ func (w *world) gateway(t testing.TB, cfg gateway.Config) {
 	}
 	go func() {
 		ended <- gateway.Run(ctx, cfg, gateway.Options{
+			Live:    func(id string) bool { return w.Fence.Table().Live(id) == gate.Allowed },
 			BusAddr: w.Addr, Log: slog.New(slog.NewTextHandler(w.logs, nil)), Metrics: w.reg,
 			Ready: func(_ context.Context, addr string) error { ready <- addr; return nil },
 		})
