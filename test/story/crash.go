@@ -215,8 +215,10 @@ func (s *Story) instances(ctx context.Context) (ids []string, err error) {
 	err = world.Until(ctx, "services are listed", func() (ok bool, err error) {
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
-		l, err = s.as.List(ctx, &solov1.ListRequest{Namespace: "alice"})
-		return err == nil, pass(err)
+		if l, err = s.as.List(ctx, &solov1.ListRequest{Namespace: "alice"}); err != nil {
+			return false, pass(err)
+		}
+		return true, nil
 	})
 	if err != nil {
 		return nil, err
