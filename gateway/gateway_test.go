@@ -39,6 +39,9 @@ func TestCall(t *testing.T) {
 	if _, err = alice.Call(t.Context(), "acme/echo", "fail", nil); !fault.Is(err, fault.ReasonServiceError) || fault.From(err).Code != codes.Aborted {
 		t.Error(err)
 	}
+	if _, err = alice.Call(t.Context(), "acme/echo", "crash", nil); !strings.Contains(fault.From(err).Help, "solo crash acme/echo") {
+		t.Error(err)
+	}
 	const tp = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	for sent, want := range map[string]string{tp: tp, "nonsense": "", strings.Repeat("x", 55): ""} {
 		ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", sent)

@@ -334,6 +334,8 @@ func echo(op string, m *nats.Msg) {
 	switch op {
 	case "fail":
 		rpc.ErrorReply(r, fault.New(codes.Aborted, fault.ReasonServiceError, "it did not work"))
+	case "crash":
+		rpc.ErrorReply(r, fault.New(codes.Internal, fault.ReasonInstanceCrashed, "it crashed"))
 	case "trace":
 		r.Data = []byte(m.Header.Get(rpc.HeaderTraceparent))
 	}
