@@ -103,6 +103,36 @@ func TestDenialIsExplained(t *testing.T) {
 	}
 }
 
+// Who revokes the own handle is cut off before the answer, and hears that it is done.
+func TestRevokingOneself(t *testing.T) {
+	w := start(t, gateway.Config{})
+	h := w.grant(t, "svc:*/*=*")
+	w.revoke = func(_, id string) (*solov1.RevokeCapabilityResponse, error) {
+		w.Revoke(t, id)
+		return &solov1.RevokeCapabilityResponse{RevokedCount: 1}, nil
+	}
+	if r, err := w.client(t, h).Revoke(t.Context(), h.ID); err != nil || r.GetRevokedCount() != 1 {
+		t.Error(r, err)
+	}
+	if _, err := w.client(t, h).Revoke(t.Context(), h.ID); !fault.Is(err, fault.ReasonHandleRefused) {
+		t.Error(err)
+	}
+}
+
+// A component's own refusal says more than the gateway could.
+func TestAComponentsRefusalIsPassedOn(t *testing.T) {
+	w := start(t, gateway.Config{})
+	own := fault.New(codes.PermissionDenied, fault.ReasonNotGranted, "it was not granted from you").With("object", "UX").Next("ask a holder further up")
+	w.revoke = func(string, string) (*solov1.RevokeCapabilityResponse, error) { return nil, own }
+	_, err := w.client(t, w.grant(t, "svc:*/*=*")).Revoke(t.Context(), w.Root.ID)
+	if f := fault.From(err); f.Message != own.Message || f.Help != own.Help || f.Metadata["object"] != "UX" {
+		t.Errorf("%+v", f)
+	}
+	if c := w.caller("capmgr.explain"); c.ID != "" {
+		t.Error("an explanation was asked for")
+	}
+}
+
 func TestSilenceIsExplained(t *testing.T) {
 	w := start(t, gateway.Config{})
 	alice := w.client(t, w.grant(t, "svc:*/*=*"))

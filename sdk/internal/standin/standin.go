@@ -268,6 +268,9 @@ func (s *Server) RevokeCapability(_ context.Context, req *solov1.RevokeCapabilit
 	if c == nil {
 		return nil, fault.New(codes.NotFound, fault.ReasonCapabilityNotFound, "there is no capability %s among yours", req.GetId())
 	}
+	if !c.GetLive() {
+		return &solov1.RevokeCapabilityResponse{}, nil
+	}
 	c.Live, c.RevokedAt = false, timestamppb.New(Epoch())
 	return &solov1.RevokeCapabilityResponse{RevokedCount: 1, ConnectionsCut: 2}, nil
 }
