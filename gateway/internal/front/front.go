@@ -16,7 +16,6 @@ import (
 	"buf.build/go/protovalidate"
 	"github.com/nats-io/nkeys"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/solo-os/solo/bus/rpc"
 	"github.com/solo-os/solo/gateway/internal/holder"
 	"github.com/solo-os/solo/gateway/internal/kernel"
 	"github.com/solo-os/solo/gateway/internal/listen"
@@ -126,7 +125,7 @@ func (f *Front) validate(m any) error {
 	if !ok {
 		return fault.Internal(fmt.Errorf("%T is no message", m), "the request cannot be read")
 	}
-	return rpc.Validate(f.check, pm)
+	return valid(f.check, pm)
 }
 
 // around does one call: authenticated, bounded, guarded against panics, counted.
