@@ -94,6 +94,9 @@ func (c *Controller) deploy(ctx context.Context, caller rpc.Caller, service subj
 		return nil, err
 	}
 	defer unlock()
+	if err := caller.Recheck(); err != nil {
+		return nil, err
+	}
 	e, err := c.vacant(m.GetName())
 	if err != nil {
 		return nil, err
@@ -117,7 +120,7 @@ func (c *Controller) deploy(ctx context.Context, caller rpc.Caller, service subj
 	})
 	reg.Revision, reg.DesiredRunning, reg.State, reg.LastError, reg.Rollout = reg.LastRevision, true, solov1.ServiceState_SERVICE_STATE_STARTING, "", nil
 	reg.ServingId, reg.ServiceId = endowed.GetServingId(), endowed.GetServiceId()
-	claimed, placed, err := c.start(ctx, reg, e.kv, event(reg, "deployed", "revision %d by %s", reg.GetRevision(), caller.ID))
+	claimed, placed, err := c.start(ctx, caller.Recheck, reg, e.kv, event(reg, "deployed", "revision %d by %s", reg.GetRevision(), caller.ID))
 	if err != nil {
 		return nil, c.undeployed(ctx, op, e, claimed, err)
 	}
@@ -163,7 +166,7 @@ func (c *Controller) undeployed(ctx context.Context, op *auditlog.Operation, bef
 	} else {
 		c.failed(ctx, claimed, why)
 		f := fault.From(why)
-		if !unavailable(why) && (f.Code != codes.Internal || f.Reason == fault.ReasonStartFailed) {
+		if !unavailable(why) && !withdrawn(why) && (f.Code != codes.Internal || f.Reason == fault.ReasonStartFailed) {
 			why = fault.New(codes.FailedPrecondition, fault.ReasonStartFailed, "%s did not start: %s", before.reg.GetName(), text(why)).Because(why).
 				Next("see `solo logs %s` and `solo crash %s`; deploying again tries anew", before.reg.GetName(), before.reg.GetName())
 		}
