@@ -131,6 +131,20 @@ func (b *book) delete(ctx context.Context, e entry) error {
 	return nil
 }
 
+// keeps tells whether a kept revision of any service in a namespace has an artifact as its code or source.
+func (b *book) keeps(namespace, sha string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for name, e := range b.m {
+		if namespaceOf(name) == namespace && slices.ContainsFunc(e.reg.GetRevisions(), func(r *kernelv1.Revision) bool {
+			return r.GetSourceSha256() == sha || r.GetCodeSha256() == sha
+		}) {
+			return true
+		}
+	}
+	return false
+}
+
 // revision is one of the kept revisions, or nil.
 func revision(reg *kernelv1.Registration, number uint64) *kernelv1.Revision {
 	for _, r := range reg.GetRevisions() {
