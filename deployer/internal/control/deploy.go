@@ -109,15 +109,20 @@ func (c *Controller) deploy(ctx context.Context, caller rpc.Caller, service subj
 		_ = op.Outcome(ctx, err, nil) // the recorder has logged it; the caller learns why the deploy failed
 		return nil, err
 	}
+	reg := proto.CloneOf(e.reg)
+	reg.Revision = 0 // nothing of it runs
+	err = addRevision(reg, &kernelv1.Revision{
+		Manifest: m, SourceSha256: code.source, CodeSha256: code.sha, DeployedBy: caller.ID, DeployedAt: timestamppb.Now(),
+	})
+	if err != nil {
+		_ = op.Outcome(ctx, err, nil) // as above
+		return nil, err
+	}
 	endowed, err := c.endow(ctx, service, caller.ID, m.GetGrants(), false)
 	if err != nil {
 		_ = op.Outcome(ctx, err, nil) // as above
 		return nil, err
 	}
-	reg := proto.CloneOf(e.reg)
-	addRevision(reg, &kernelv1.Revision{
-		Manifest: m, SourceSha256: code.source, CodeSha256: code.sha, DeployedBy: caller.ID, DeployedAt: timestamppb.Now(),
-	})
 	reg.Revision, reg.DesiredRunning, reg.State, reg.LastError, reg.Rollout = reg.LastRevision, true, solov1.ServiceState_SERVICE_STATE_STARTING, "", nil
 	reg.ServingId, reg.ServiceId = endowed.GetServingId(), endowed.GetServiceId()
 	claimed, placed, err := c.start(ctx, caller.Recheck, reg, e.kv, event(reg, "deployed", "revision %d by %s", reg.GetRevision(), caller.ID))

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nkeys"
@@ -231,11 +232,18 @@ func (c *Controller) failed(ctx context.Context, e entry, why error) entry {
 	return now
 }
 
+// maxText bounds what is registered of an error, in bytes: it may be the words of a service.
+const maxText = 16 << 10
+
 // text is an error for people: a fault's message without its reason.
 func text(err error) string {
 	f := fault.From(err)
-	if f.Code == codes.Internal || f.Reason == fault.ReasonStartFailed {
-		return f.Message
+	s := f.Message
+	if f.Code != codes.Internal && f.Reason != fault.ReasonStartFailed {
+		s = f.Reason + ": " + s
 	}
-	return f.Reason + ": " + f.Message
+	if len(s) > maxText {
+		s = strings.ToValidUTF8(s[:maxText], "")
+	}
+	return s
 }

@@ -99,7 +99,10 @@ func (c *Controller) update(ctx context.Context, caller rpc.Caller, service subj
 	}
 	next := &kernelv1.Revision{Manifest: m, SourceSha256: code.source, CodeSha256: code.sha, DeployedBy: caller.ID, DeployedAt: timestamppb.Now()}
 	reg := proto.CloneOf(e.reg)
-	addRevision(reg, next)
+	if err := addRevision(reg, next); err != nil {
+		_ = op.Outcome(ctx, err, nil) // the recorder has logged it; the caller learns why the update failed
+		return nil, err
+	}
 	rollout, err := c.recreate(ctx, op, caller, e, reg, next, old, begun)
 	if err != nil {
 		return nil, err
