@@ -156,8 +156,8 @@ func TestDescribe(t *testing.T) {
 		t.Fatalf("%v", d)
 	}
 	for _, up := range d.GetAncestors() {
-		if len(up.GetRules()) > 0 || up.GetDepth() > 0 {
-			t.Errorf("it shows what those above may do: %v", up)
+		if len(up.GetRules()) > 0 || up.GetDepth() > 0 || !up.GetLive() {
+			t.Errorf("of those above it shows who they are and that they live, not what they may do: %v", up)
 		}
 	}
 	if !slices.Equal(a.describe(t, &solov1.DescribeCapabilityRequest{Id: ids[0]}).GetAncestors()[0].GetRules(), []string{"svc:x/*=*"}) {

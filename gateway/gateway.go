@@ -14,14 +14,15 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"net"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/solo-os/solo/bus/daemon"
+	"github.com/solo-os/solo/bus/gate"
 	"github.com/solo-os/solo/gateway/internal/front"
 	"github.com/solo-os/solo/gateway/internal/holder"
 	"github.com/solo-os/solo/gateway/internal/kernel"
+	"github.com/solo-os/solo/gateway/internal/listen"
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
 	"github.com/solo-os/solo/proto/subject"
 	"google.golang.org/grpc"
@@ -37,7 +38,7 @@ const (
 	// maxMessage leaves room for 4 MiB of inline code and what comes with it.
 	maxMessage = 6 << 20
 	// maxStreams bounds the calls under way on one client connection.
-	maxStreams = 1024
+	maxStreams = 256
 )
 
 // Command is the program solo-gateway.
@@ -51,6 +52,7 @@ func Command() daemon.Command {
 			cfg.Listen = p.Boot.GetListen()["grpc"]
 			return Run(ctx, cfg, Options{
 				BusAddr: p.Boot.GetNatsAddr(), Log: p.Log, Metrics: p.Metrics,
+				Live: func(id string) bool { return p.Table.Live(id) == gate.Allowed },
 				Ready: func(ctx context.Context, addr string) error {
 					return p.Ready(ctx, map[string]string{"grpc": addr})
 				},
@@ -63,6 +65,8 @@ func Command() daemon.Command {
 type Options struct {
 	// BusAddr is host:port of the bus.
 	BusAddr string
+	// Live tells of a public key whether its capability lives, as far as this process knows.
+	Live func(id string) bool
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 	// Ready is told the address once calls are answered.
@@ -85,16 +89,20 @@ func Run(ctx context.Context, cfg Config, o Options) error {
 	}
 	pool := holder.NewPool(holder.Options{
 		Addr: o.BusAddr, Max: cfg.Connections, Idle: cfg.Idle,
-		Rate: cfg.HolderRate, Concurrency: cfg.HolderConcurrency, RefusalRate: cfg.RefusalRate,
+		Rate: cfg.HolderRate, Concurrency: cfg.HolderConcurrency, RefusalRate: cfg.RefusalRate, Live: o.Live,
 	})
 	defer pool.Close()
-	f, err := front.New(pool, o.Log, o.Metrics)
+	l, err := listen.Listen(ctx, cfg.Listen, listen.Options{})
 	if err != nil {
-		return err
+		return fmt.Errorf("gRPC: %w", err)
+	}
+	f, err := front.New(pool, l, o.Log, o.Metrics)
+	if err != nil {
+		return errors.Join(err, l.Close())
 	}
 	srv := grpc.NewServer(
 		grpc.Creds(creds),
-		grpc.UnaryInterceptor(f.Unary), grpc.StreamInterceptor(f.Stream),
+		grpc.InTapHandle(f.Tap), grpc.UnaryInterceptor(f.Unary), grpc.StreamInterceptor(f.Stream),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(16<<10),
 		grpc.ConnectionTimeout(10*time.Second),
@@ -107,11 +115,6 @@ func Run(ctx context.Context, cfg Config, o Options) error {
 	hs.SetServingStatus(solov1.SoloKernel_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)
 	healthv1.RegisterHealthServer(srv, hs)
 	reflection.Register(srv)
-
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
-	if err != nil {
-		return fmt.Errorf("gRPC: %w", err)
-	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	end := func() error {

@@ -39,6 +39,9 @@ func TestCall(t *testing.T) {
 	if _, err = alice.Call(t.Context(), "acme/echo", "fail", nil); !fault.Is(err, fault.ReasonServiceError) || fault.From(err).Code != codes.Aborted {
 		t.Error(err)
 	}
+	if _, err = alice.Call(t.Context(), "acme/echo", "crash", nil); !strings.Contains(fault.From(err).Help, "solo crash acme/echo") {
+		t.Error(err)
+	}
 	const tp = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	for sent, want := range map[string]string{tp: tp, "nonsense": "", strings.Repeat("x", 55): ""} {
 		ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", sent)
@@ -97,6 +100,36 @@ func TestDenialIsExplained(t *testing.T) {
 	}
 	if _, err := bob.Call(ctx, "acme/echo", "get", nil); err != nil {
 		t.Errorf("after refusals: %v", err)
+	}
+}
+
+// Who revokes the own handle is cut off before the answer, and hears that it is done.
+func TestRevokingOneself(t *testing.T) {
+	w := start(t, gateway.Config{})
+	h := w.grant(t, "svc:*/*=*")
+	w.revoke = func(_, id string) (*solov1.RevokeCapabilityResponse, error) {
+		w.Revoke(t, id)
+		return &solov1.RevokeCapabilityResponse{RevokedCount: 1}, nil
+	}
+	if r, err := w.client(t, h).Revoke(t.Context(), h.ID); err != nil || r.GetRevokedCount() != 1 {
+		t.Error(r, err)
+	}
+	if _, err := w.client(t, h).Revoke(t.Context(), h.ID); !fault.Is(err, fault.ReasonHandleRefused) {
+		t.Error(err)
+	}
+}
+
+// A component's own refusal says more than the gateway could.
+func TestAComponentsRefusalIsPassedOn(t *testing.T) {
+	w := start(t, gateway.Config{})
+	own := fault.New(codes.PermissionDenied, fault.ReasonNotGranted, "it was not granted from you").With("object", "UX").Next("ask a holder further up")
+	w.revoke = func(string, string) (*solov1.RevokeCapabilityResponse, error) { return nil, own }
+	_, err := w.client(t, w.grant(t, "svc:*/*=*")).Revoke(t.Context(), w.Root.ID)
+	if f := fault.From(err); f.Message != own.Message || f.Help != own.Help || f.Metadata["object"] != "UX" {
+		t.Errorf("%+v", f)
+	}
+	if c := w.caller("capmgr.explain"); c.ID != "" {
+		t.Error("an explanation was asked for")
 	}
 }
 

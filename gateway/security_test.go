@@ -317,3 +317,50 @@ func TestDeadlinesAndCancellation(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A call is refused by its headers: nothing of its message is waited for, or kept in memory.
+func TestNoMessageIsTakenInWithoutALiveHandle(t *testing.T) {
+	w := start(t, gateway.Config{})
+	revoked := w.grant(t, "svc:acme/*=*")
+	w.Revoke(t, revoked.ID)
+	conn, err := grpc.NewClient(w.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for name, c := range map[string]struct{ value, reason string }{
+		"none":    {"", fault.ReasonUnauthenticated},
+		"unknown": {"Bearer " + bustest.NewHandle(t).Seed, fault.ReasonHandleRefused},
+		"revoked": {"Bearer " + revoked.Seed, fault.ReasonHandleRefused},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		if c.value != "" {
+			ctx = metadata.AppendToOutgoingContext(ctx, "authorization", c.value)
+		}
+		s, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, solov1.SoloKernel_Deploy_FullMethodName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The message is never sent, so only the headers can be what is answered.
+		if err := s.RecvMsg(&solov1.DeployResponse{}); fault.From(err).Reason != c.reason {
+			t.Errorf("%s: %v", name, err)
+		}
+		cancel()
+	}
+}
+
+// A handle has one spelling: the two bits of its last character that mean nothing are no second one.
+func TestOneSpellingOfAHandle(t *testing.T) {
+	w := start(t, gateway.Config{})
+	h := w.grant(t, "svc:acme/*=*")
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+	took := 0
+	for _, c := range alphabet {
+		if w.raw(t, "authorization", "Bearer "+h.Seed[:len(h.Seed)-1]+string(c)) == nil {
+			took++
+		}
+	}
+	if took != 1 {
+		t.Errorf("%d spellings are taken", took)
+	}
+}

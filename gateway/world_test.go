@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/solo-os/solo/bus/bustest"
+	"github.com/solo-os/solo/bus/gate"
 	"github.com/solo-os/solo/bus/rpc"
 	"github.com/solo-os/solo/gateway"
 	"github.com/solo-os/solo/proto/capability"
@@ -41,6 +42,8 @@ type world struct {
 	seen     map[string]rpc.Caller // mu; the last caller of component.op
 	deployed *solov1.DeployRequest // mu
 	begun    chan string           // an op that is held back has begun
+	// revoke answers in the place of capmgr; set before any call.
+	revoke func(holder, id string) (*solov1.RevokeCapabilityResponse, error)
 }
 
 // logBuffer collects everything the gateway logs.
@@ -85,6 +88,7 @@ func (w *world) gateway(t testing.TB, cfg gateway.Config) {
 	}
 	go func() {
 		ended <- gateway.Run(ctx, cfg, gateway.Options{
+			Live:    func(id string) bool { return w.Fence.Table().Live(id) == gate.Allowed },
 			BusAddr: w.Addr, Log: slog.New(slog.NewTextHandler(w.logs, nil)), Metrics: w.reg,
 			Ready: func(_ context.Context, addr string) error { ready <- addr; return nil },
 		})
@@ -221,8 +225,11 @@ func (w *world) capmgr(s *rpc.Server) {
 		w.note("capmgr.grant", c)
 		return &solov1.GrantCapabilityResponse{Capability: &solov1.Capability{Id: req.GetPublicKey(), Parent: c.ID}}, nil
 	})
-	rpc.Handle(s, "revoke", func(_ context.Context, c rpc.Caller, _ *solov1.RevokeCapabilityRequest) (*solov1.RevokeCapabilityResponse, error) {
+	rpc.Handle(s, "revoke", func(_ context.Context, c rpc.Caller, req *solov1.RevokeCapabilityRequest) (*solov1.RevokeCapabilityResponse, error) {
 		w.note("capmgr.revoke", c)
+		if w.revoke != nil {
+			return w.revoke(c.ID, req.GetId())
+		}
 		return &solov1.RevokeCapabilityResponse{RevokedCount: 1}, nil
 	})
 }
@@ -334,6 +341,8 @@ func echo(op string, m *nats.Msg) {
 	switch op {
 	case "fail":
 		rpc.ErrorReply(r, fault.New(codes.Aborted, fault.ReasonServiceError, "it did not work"))
+	case "crash":
+		rpc.ErrorReply(r, fault.New(codes.Internal, fault.ReasonInstanceCrashed, "it crashed"))
 	case "trace":
 		r.Data = []byte(m.Header.Get(rpc.HeaderTraceparent))
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/solo-os/solo/bus/conn"
 	"github.com/solo-os/solo/bus/embed"
 	"github.com/solo-os/solo/bus/fence"
+	"github.com/solo-os/solo/bus/gate"
 	"github.com/solo-os/solo/bus/rpc"
 	"github.com/solo-os/solo/bus/stream"
 	"github.com/solo-os/solo/kernel/internal/child"
@@ -332,9 +333,13 @@ func (k *kernel) onViolation(v embed.Violation) {
 	r.Count(id, op, v.Subject, "SERVER")
 }
 
-// onRefused counts keys that were not let in.
+// onRefused counts keys that were not let in. Without an id no key was proven, and what the connection
+// said of itself is nobody's deed.
 func (k *kernel) onRefused(id, reason string) {
 	if r := k.recorder.Load(); r != nil {
+		if id == "" || reason == gate.Unknown.String() {
+			id = "-" // anybody can make keys that nobody knows: they are counted together
+		}
 		k.metrics.refused.WithLabelValues(reason).Inc()
 		r.Count(id, "connect", "-", reason)
 	}

@@ -8,8 +8,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -18,24 +20,33 @@ import (
 // Config of a kernel. Flags override SOLO_* variables, which override $SOLO_HOME/solo.yaml.
 type Config struct {
 	// Home is SOLO_HOME; default .solo.
-	Home string `yaml:"-"`
+	Home string
 	// BinDir holds the components' executables; default the folder of solo-kernel itself.
-	BinDir string `yaml:"-"`
+	BinDir string
 	// Addresses as host:port; port 0 picks a free one. Loopback only.
-	GRPC    string `yaml:"grpc_addr"`
-	NATS    string `yaml:"nats_addr"`
-	HTTP    string `yaml:"http_addr"`
-	Metrics string `yaml:"metrics_addr"`
+	GRPC    string
+	NATS    string
+	HTTP    string // nothing is served there yet
+	Metrics string
 	// LogLevel is debug, info, warn or error.
-	LogLevel string `yaml:"log_level"`
+	LogLevel string
 	// Banner prints where Solo listens and what to try first.
-	Banner bool `yaml:"-"`
+	Banner bool
 }
 
+// setting is one that may stand in a flag, the environment or the file.
 type setting struct {
-	flag, env, usage, def string
-	value                 *string
-	file                  string
+	flag, usage, def string
+	value            *string
+}
+
+// env is its variable, key its name in the file.
+func (s setting) env() string { return "SOLO_" + strings.ToUpper(s.key()) }
+func (s setting) key() string { return strings.ReplaceAll(s.flag, "-", "_") }
+
+// settings of a configuration. The addresses come first: see addresses.
+func (c *Config) settings() []setting {
+	return append(c.addresses(), setting{"log-level", "`level` of the log: debug, info, warn or error", "info", &c.LogLevel})
 }
 
 // errHelp and errVersion end the program with code 0.
@@ -46,14 +57,8 @@ var (
 
 // Parse reads the configuration. usage goes to out.
 func Parse(args []string, getenv func(string) string, out io.Writer) (Config, error) {
-	var c, file Config
-	settings := []setting{
-		{"grpc-addr", "SOLO_GRPC_ADDR", "gRPC `address`", "127.0.0.1:50051", &c.GRPC, ""},
-		{"nats-addr", "SOLO_NATS_ADDR", "NATS `address`", "127.0.0.1:4222", &c.NATS, ""},
-		{"http-addr", "SOLO_HTTP_ADDR", "HTTP `address`", "127.0.0.1:8080", &c.HTTP, ""},
-		{"metrics-addr", "SOLO_METRICS_ADDR", "metrics and health `address`", "127.0.0.1:9090", &c.Metrics, ""},
-		{"log-level", "SOLO_LOG_LEVEL", "`level` of the log: debug, info, warn or error", "info", &c.LogLevel, ""},
-	}
+	var c Config
+	settings := c.settings()
 	fs := flag.NewFlagSet("solo-kernel", flag.ContinueOnError)
 	fs.SetOutput(out)
 	home := fs.String("home", "", "Solo's `folder` (SOLO_HOME; default .solo)")
@@ -62,7 +67,7 @@ func Parse(args []string, getenv func(string) string, out io.Writer) (Config, er
 	version := fs.Bool("version", false, "print the version and exit")
 	flags := map[string]*string{}
 	for _, s := range settings {
-		flags[s.flag] = fs.String(s.flag, "", fmt.Sprintf("%s (%s; default %s)", s.usage, s.env, s.def))
+		flags[s.flag] = fs.String(s.flag, "", fmt.Sprintf("%s (%s; default %s)", s.usage, s.env(), s.def))
 	}
 	fs.Usage = func() {
 		fmt.Fprint(out, "solo-kernel starts all of Solo on this machine and keeps it running.\n\nUsage: solo-kernel [flags]\n\nEach setting may also stand in the environment, or in solo.yaml in the home (grpc_addr: ...).\nStop it with Ctrl-C or SIGTERM: it drains within 30 s; a second signal hurries.\n\nFlags:\n")
@@ -89,12 +94,17 @@ func Parse(args []string, getenv func(string) string, out io.Writer) (Config, er
 		}
 		c.BinDir = filepath.Dir(exe)
 	}
-	if err := readFile(filepath.Join(c.Home, "solo.yaml"), &file); err != nil {
+	file, err := readFile(filepath.Join(c.Home, "solo.yaml"), settings)
+	if err != nil {
 		return c, err
 	}
-	for i, v := range []string{file.GRPC, file.NATS, file.HTTP, file.Metrics, file.LogLevel} {
-		s := settings[i]
-		*s.value = first(*flags[s.flag], getenv(s.env), v, s.def)
+	for _, s := range settings {
+		*s.value = first(*flags[s.flag], getenv(s.env()), file[s.key()], s.def)
+	}
+	for _, s := range c.addresses() {
+		if err := s.address(); err != nil {
+			return c, err
+		}
 	}
 	switch c.LogLevel {
 	case "debug", "info", "warn", "error":
@@ -104,20 +114,29 @@ func Parse(args []string, getenv func(string) string, out io.Writer) (Config, er
 	return c, nil
 }
 
-func readFile(path string, c *Config) error {
+// readFile reads the settings in a file by their keys; a file that is not there has none.
+func readFile(path string, settings []setting) (map[string]string, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	d := yaml.NewDecoder(strings.NewReader(string(b)))
-	d.KnownFields(true)
-	if err := d.Decode(c); err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s: %w", path, err)
+	values := map[string]string{}
+	if err := yaml.Unmarshal(b, &values); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return nil
+	keys := make([]string, len(settings))
+	for i, s := range settings {
+		keys[i] = s.key()
+	}
+	for _, k := range slices.Sorted(maps.Keys(values)) {
+		if !slices.Contains(keys, k) {
+			return nil, fmt.Errorf("%s: unknown setting %q: want %s", path, k, strings.Join(keys, ", "))
+		}
+	}
+	return values, nil
 }
 
 func first(ss ...string) string {

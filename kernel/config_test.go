@@ -3,6 +3,8 @@ package kernel
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,9 +39,40 @@ func TestParseRefuses(t *testing.T) {
 		"an unknown field":    {"--home", bad},
 		"an unknown level":    {"--log-level", "loud"},
 		"a flag with no word": {"--home"},
+		"no host and port":    {"--grpc-addr", "foo"},
+		"no number":           {"--metrics-addr", "127.0.0.1:http"},
+		"too large a port":    {"--nats-addr", "127.0.0.1:65536"},
 	} {
 		if _, err := Parse(args, func(string) string { return "" }, &bytes.Buffer{}); err == nil {
 			t.Errorf("%s: accepted", name)
+		}
+	}
+	_, err := Parse([]string{"--home", bad}, func(string) string { return "" }, &bytes.Buffer{})
+	if err == nil || !strings.Contains(err.Error(), `unknown setting "grpc_adr": want grpc_addr, nats_addr`) {
+		t.Error(err)
+	}
+}
+
+// A port that is taken ends the kernel before it starts anything, and says which and how.
+func TestATakenPortIsRefusedAtOnce(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, c := range []struct{ flag, want string }{
+		{"grpc-addr", "gRPC address %s is in use: choose another with --grpc-addr or SOLO_GRPC_ADDR"},
+		{"nats-addr", "NATS address %s is in use: choose another with --nats-addr or SOLO_NATS_ADDR"},
+		{"metrics-addr", "metrics address %s is in use: choose another with --metrics-addr or SOLO_METRICS_ADDR"},
+	} {
+		args := []string{"--home", t.TempDir(), "--bin", t.TempDir()}
+		for _, f := range []string{"grpc-addr", "nats-addr", "metrics-addr"} {
+			args = append(args, "--"+f, "127.0.0.1:0")
+		}
+		var out bytes.Buffer
+		code := Main(t.Context(), append(args, "--"+c.flag, l.Addr().String()), &out, &out)
+		if want := fmt.Sprintf(c.want, l.Addr()); code != 1 || !strings.Contains(out.String(), want) || strings.Contains(out.String(), `"level"`) {
+			t.Errorf("code %d, output %q, want %q", code, out.String(), want)
 		}
 	}
 }
@@ -53,8 +86,8 @@ func TestMainCodes(t *testing.T) {
 		{[]string{"--version"}, 0, "solo-kernel " + daemon.Version},
 		{[]string{"--help"}, 0, "Usage: solo-kernel"},
 		{[]string{"--speed"}, 2, "see --help"},
-		{[]string{"--home", t.TempDir(), "--nats-addr", "192.0.2.1:4222"}, 1, "only loopback"},
-		{[]string{"--home", t.TempDir(), "--nats-addr", "nowhere"}, 1, "want host:port"},
+		{[]string{"--home", t.TempDir(), "--grpc-addr", "127.0.0.1:0", "--nats-addr", "192.0.2.1:0", "--metrics-addr", "127.0.0.1:0"}, 1, "only loopback"},
+		{[]string{"--home", t.TempDir(), "--nats-addr", "nowhere"}, 2, "want host:port"},
 	} {
 		var out bytes.Buffer
 		if code := Main(context.Background(), c.args, &out, &out); code != c.code || !strings.Contains(out.String(), c.out) {

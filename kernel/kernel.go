@@ -78,6 +78,9 @@ func Run(ctx, hurry context.Context, c Config, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
+	if err := c.available(ctx); err != nil {
+		return err
+	}
 	log = log.With("node", h.Node)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

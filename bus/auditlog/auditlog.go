@@ -29,6 +29,8 @@ const (
 	flushEvery = time.Second
 	// maxDenied bounds the distinct denials counted apart within flushEvery.
 	maxDenied = 1000
+	// maxKinds bounds those of one holder.
+	maxKinds = 64
 	// publishTimeout bounds one record on its way to disk.
 	publishTimeout = 5 * time.Second
 )
@@ -42,6 +44,7 @@ type Recorder struct {
 
 	mu     sync.Mutex
 	denied map[deniedKey]uint32 // mu
+	kinds  map[string]int       // mu; how many of denied are one holder's
 }
 
 type deniedKey struct {
@@ -50,7 +53,7 @@ type deniedKey struct {
 
 // New returns a Recorder; Run must be running for denials to be recorded.
 func New(js jetstream.JetStream, component string, table *gate.Table, log *slog.Logger) *Recorder {
-	return &Recorder{js: js, component: component, table: table, log: log, denied: map[deniedKey]uint32{}}
+	return &Recorder{js: js, component: component, table: table, log: log, denied: map[deniedKey]uint32{}, kinds: map[string]int{}}
 }
 
 // Entry is what an operation says about itself.
@@ -130,8 +133,15 @@ func (r *Recorder) Count(holder, event, object, reason string) {
 	k := deniedKey{holder, event, object, reason}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, known := r.denied[k]; !known && len(r.denied) >= maxDenied {
-		k = deniedKey{"", "other", "-", "MANY"}
+	if _, known := r.denied[k]; !known {
+		switch {
+		case len(r.denied) >= maxDenied:
+			k = deniedKey{"", "other", "-", "MANY"}
+		case r.kinds[holder] >= maxKinds:
+			k = deniedKey{holder, "other", "-", "MANY"} // so that one cannot hide what others do
+		default:
+			r.kinds[holder]++
+		}
 	}
 	r.denied[k]++
 }
@@ -154,7 +164,7 @@ func (r *Recorder) Run(ctx context.Context) {
 func (r *Recorder) flush(ctx context.Context) {
 	r.mu.Lock()
 	batch := r.denied
-	r.denied = map[deniedKey]uint32{}
+	r.denied, r.kinds = map[deniedKey]uint32{}, map[string]int{}
 	r.mu.Unlock()
 	for k, n := range batch {
 		e := Entry{Holder: k.holder, Event: "denied", Object: k.object, Attributes: map[string]string{"op": k.event, "reason": k.reason}}

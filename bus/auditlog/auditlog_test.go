@@ -190,3 +190,27 @@ func TestDenialsAreBounded(t *testing.T) {
 		}
 	}
 }
+
+func TestOneHolderDoesNotHideTheDenialsOfOthers(t *testing.T) {
+	s := jstest.New(t)
+	r := recorder(t, s.JS)
+	for i := range 2000 {
+		r.Count("loud", "publish", fmt.Sprint("svc.x.y.", i), "SERVER")
+	}
+	r.Count("quiet", "call.get", "svc:x/y", "REVOKED")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r.Run(ctx)
+	var loud uint32
+	quiet := false
+	got := records(t, s.JS)
+	for _, x := range got {
+		if x.GetHolder() == "loud" {
+			loud += x.GetCount()
+		}
+		quiet = quiet || x.GetHolder() == "quiet" && x.GetObject() == "svc:x/y"
+	}
+	if loud != 2000 || !quiet || len(got) > 70 {
+		t.Errorf("%d of the loud one, the quiet one %t, %d records", loud, quiet, len(got))
+	}
+}

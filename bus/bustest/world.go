@@ -58,7 +58,11 @@ type World struct {
 
 	refusals sync.Mutex        // a leaf: held on the server's own goroutines
 	refused  []embed.Violation // refusals
+	rejected []Refusal         // refusals
 }
+
+// Refusal is a connection that the fence did not let in; ID is empty where no key was proven.
+type Refusal struct{ ID, Reason string }
 
 // Handle is a key and its id.
 type Handle struct{ Seed, ID string }
@@ -111,7 +115,7 @@ func Start(t testing.TB) *World {
 		t.Fatal(err)
 	}
 	w.seed = seedOf(t, w.chain)
-	w.Fence = fence.New(fence.Options{Log: w.Log, Ready: w.onReady})
+	w.Fence = fence.New(fence.Options{Log: w.Log, Ready: w.onReady, Refused: w.onRefused})
 	w.Server, err = embed.Start(embed.Options{
 		Addr: "127.0.0.1:0", Name: Node, StoreDir: filepath.Join(home, "bus"), Auth: w.Fence, Log: w.Log, Violation: w.onViolation,
 	})
@@ -154,6 +158,21 @@ func (w *World) onViolation(v embed.Violation) {
 	if len(w.refused) < maxViolations {
 		w.refused = append(w.refused, v)
 	}
+}
+
+func (w *World) onRefused(id, reason string) {
+	w.refusals.Lock()
+	defer w.refusals.Unlock()
+	if len(w.rejected) < maxViolations {
+		w.rejected = append(w.rejected, Refusal{id, reason})
+	}
+}
+
+// Refusals are the connections that the fence has not let in so far, oldest first.
+func (w *World) Refusals() []Refusal {
+	w.refusals.Lock()
+	defer w.refusals.Unlock()
+	return slices.Clone(w.rejected)
 }
 
 // Violations are what the server has refused so far, oldest first.

@@ -19,7 +19,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
-	"time"
+	"sync/atomic"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -52,7 +52,8 @@ type Options struct {
 	Log *slog.Logger
 	// Ready hears of a component that does its work. It must not block. May be nil.
 	Ready func(id string, who Identity, addresses map[string]string)
-	// Refused hears of known and unknown keys that were not let in, and why. It must not block. May be nil.
+	// Refused hears of keys that were not let in, and why; id is empty where no key was proven. It must
+	// not block. May be nil.
 	Refused func(id, reason string)
 }
 
@@ -71,7 +72,8 @@ type Fence struct {
 	joined     map[string]process             // mu; gates that hold a lease
 	events     []*kernelv1.CapEvent           // mu; all of them, by sequence-1
 	open       bool                           // mu; holders may connect
-	lease      int64                          // mu; the last deadline given to gates
+
+	lease atomic.Int64 // the last deadline given to gates; renewed without waiting for mu
 
 	service *service // set by Serve
 	nc      *nats.Conn
@@ -127,31 +129,44 @@ func (f *Fence) ID(cid uint64) string {
 // Check decides about one CONNECT. It is called by the server.
 func (f *Fence) Check(c server.ClientAuthentication) bool {
 	o := c.GetOpts()
-	reason := f.check(c, o.Nkey, o.Sig)
+	id := o.Nkey
+	proven := c.Kind() == server.CLIENT && subject.ValidID(id) && signed(id, o.Sig, c.GetNonce())
+	reason := unauthenticated
+	if proven {
+		reason = f.check(c, id)
+	}
 	if reason == "" {
 		return true
 	}
-	if f.o.Refused != nil && subject.ValidID(o.Nkey) {
-		f.o.Refused(o.Nkey, reason)
+	if f.o.Refused != nil {
+		if !proven {
+			id = "" // whoever it was may have named somebody else
+		}
+		f.o.Refused(id, reason)
 	}
 	return false
 }
 
-func (f *Fence) check(c server.ClientAuthentication, id, sig string) (refused string) {
-	if c.Kind() != server.CLIENT || !subject.ValidID(id) || !signed(id, sig, c.GetNonce()) {
-		return "UNAUTHENTICATED"
+// unauthenticated is the reason of a connection that has proven no key.
+const unauthenticated = "UNAUTHENTICATED"
+
+// check decides about a connection that has proven the key of id. What the key may do is compiled
+// first, which may take a while; whether it is alive is decided under the lock.
+func (f *Fence) check(c server.ClientAuthentication, id string) (refused string) {
+	u, reason := f.compiled(id)
+	if reason != "" {
+		return reason
 	}
 	cid := c.GetID()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if _, again := f.conns[cid]; again || f.bus == nil {
-		return "UNAUTHENTICATED" // one CONNECT a connection
+		return unauthenticated // one CONNECT a connection
 	}
-	u, reason := f.admit(id)
-	if reason != "" {
+	if reason := f.alive(id, u.kind); reason != "" {
 		return reason
 	}
-	c.RegisterUser(u)
+	c.RegisterUser(u.User)
 	f.prune(id)
 	f.conns[cid] = id
 	if f.byID[id] == nil {
@@ -172,56 +187,85 @@ func signed(id, sig string, nonce []byte) bool {
 	return err == nil && len(nonce) > 0 && key.Verify(nonce, b) == nil
 }
 
-// admit compiles what an id may do, or says why it may not connect. mu is held.
-func (f *Fence) admit(id string) (*server.User, string) {
-	var p *server.Permissions
-	var account string
-	var until time.Time
+// user is what an id may do, compiled.
+type user struct {
+	*server.User
+	kind identityKind
+}
+
+// identityKind is what an id was known as when it was compiled.
+type identityKind uint8
+
+const (
+	componentKey identityKind = iota
+	holderKey
+	serviceKey
+)
+
+// alive says why an id may not connect at this moment, if so. mu is held.
+func (f *Fence) alive(id string, k identityKind) string {
+	_, known := f.identities[id]
+	switch {
+	case k == componentKey && !known, k != componentKey && known:
+		return gate.Unknown.String()
+	case k == componentKey:
+		return ""
+	case !f.table.Leased():
+		return gate.NoLease.String()
+	case k == holderKey && !f.open:
+		return "CLOSED"
+	}
+	if d := f.table.Live(id); d != gate.Allowed {
+		return d.String()
+	}
+	return ""
+}
+
+// compiled is what an id may do, or says why it may not connect.
+func (f *Fence) compiled(id string) (user, string) {
+	f.mu.Lock()
+	who, known := f.identities[id]
+	b := f.bus
+	f.mu.Unlock()
+	if b == nil {
+		return user{}, unauthenticated
+	}
+	u := user{User: &server.User{Username: id}}
+	account := embed.Kernel
 	var err error
-	if who, ok := f.identities[id]; ok {
-		account = embed.Kernel
-		p, err = component(who.Role, id)
+	if known {
+		u.Permissions, err = component(who.Role, id)
 	} else {
-		if !f.table.Leased() {
-			return nil, gate.NoLease.String()
-		}
 		v, known := f.table.Get(id)
 		if !known {
-			return nil, gate.Unknown.String()
+			return user{}, gate.Unknown.String()
 		}
 		if v.State != gate.Allowed {
-			return nil, v.State.String()
+			return user{}, v.State.String()
 		}
-		until = v.Expires
-		account, p, err = f.capability(id, v)
-		if errors.Is(err, errClosed) {
-			return nil, "CLOSED"
+		u.ConnectionDeadline, u.kind = v.Expires, serviceKey
+		if v.Record.GetKind() == kernelv1.CapKind_CAP_KIND_HOLDER {
+			u.kind = holderKey
 		}
+		account, u.Permissions, err = f.capability(id, v)
 	}
 	if err != nil {
 		f.o.Log.Error("a key is known but what it may do cannot be compiled", "id", id, "error", err)
-		return nil, "INTERNAL"
+		return user{}, "INTERNAL"
 	}
-	a, err := f.bus.Account(account)
-	if err != nil || a == nil || p == nil {
+	if u.Account, err = b.Account(account); err != nil || u.Account == nil || u.Permissions == nil {
 		f.o.Log.Error("a connection has no account or no permissions", "id", id, "account", account, "error", err)
-		return nil, "INTERNAL"
+		return user{}, "INTERNAL"
 	}
-	return &server.User{Username: id, Account: a, Permissions: p, ConnectionDeadline: until}, ""
+	return u, ""
 }
 
-var (
-	errClosed = errors.New("user space is not open")
-	errNoKey  = errors.New("this kind of capability has no key")
-)
+var errNoKey = errors.New("this kind of capability has no key")
 
-// capability compiles a live capability. mu is held.
+// capability compiles a live capability.
 func (f *Fence) capability(id string, v gate.View) (account string, p *server.Permissions, err error) {
 	switch v.Record.GetKind() {
 	case kernelv1.CapKind_CAP_KIND_HOLDER:
-		if !f.open {
-			return "", nil, errClosed
-		}
 		p, err = holder(id, v.Rules)
 		return embed.Caller, p, err
 	case kernelv1.CapKind_CAP_KIND_BOUND:

@@ -194,9 +194,9 @@ func (f *Fence) drop(id string, cause error) (until int64) {
 	f.mu.Lock()
 	p, who := f.joined[id], f.identities[id]
 	delete(f.joined, id)
-	until = f.lease
 	f.mu.Unlock()
 	n := f.Cut(id)
+	until = f.lease.Load() // after the cut: no lease given later has reached it
 	if p.gone() {
 		return 0
 	}
@@ -204,9 +204,11 @@ func (f *Fence) drop(id string, cause error) (until int64) {
 	return until
 }
 
-// renew moves the lease forward and returns it. mu is held.
+// renew moves the lease forward and returns it. It waits for nobody: a lease that comes late stops
+// the whole node.
 func (f *Fence) renew() *kernelv1.GateLease {
-	f.lease = gate.Boottime() + int64(LeaseTime)
-	f.table.SetLease(f.lease)
-	return &kernelv1.GateLease{Sequence: f.table.Sequence(), DeadlineBoottimeNs: f.lease}
+	until := gate.Boottime() + int64(LeaseTime)
+	f.lease.Store(until)
+	f.table.SetLease(until)
+	return &kernelv1.GateLease{Sequence: f.table.Sequence(), DeadlineBoottimeNs: until}
 }

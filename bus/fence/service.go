@@ -68,9 +68,7 @@ func (s *service) lease(ctx context.Context) {
 	defer t.Stop()
 	swept := time.Now()
 	for {
-		s.f.mu.Lock()
 		l := s.f.renew()
-		s.f.mu.Unlock()
 		if b, err := proto.Marshal(l); err == nil {
 			if err := s.f.nc.Publish(subject.GateLease, b); err != nil {
 				s.f.o.Log.Warn("leases cannot be sent", "error", err)
@@ -146,7 +144,7 @@ func (f *Fence) join(id string, req *kernelv1.FenceJoinRequest) *kernelv1.FenceJ
 	f.joined[id] = p
 	return &kernelv1.FenceJoinResponse{
 		Sequence: f.table.Sequence(), Components: f.tellComponents().GetComponents(),
-		Lease: &kernelv1.GateLease{Sequence: f.table.Sequence(), DeadlineBoottimeNs: f.lease},
+		Lease: &kernelv1.GateLease{Sequence: f.table.Sequence(), DeadlineBoottimeNs: f.lease.Load()},
 	}
 }
 

@@ -441,6 +441,18 @@ func (t *Table) Below(id string, f func(View) (descend bool)) {
 	}
 }
 
+// Family is the capability below the root that an id descends from, the id itself included; the root
+// is a family of its own, and so is an id that is not known.
+func (t *Table) Family(id string) string {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	family := id
+	for e := t.entries[id]; e != nil && e.Parent != nil; e = e.Parent {
+		family = e.Record.GetId()
+	}
+	return family
+}
+
 // Descends tells whether id is ancestor itself or somewhere below it.
 func (t *Table) Descends(id, ancestor string) bool {
 	t.mu.RLock()

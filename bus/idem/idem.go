@@ -112,10 +112,14 @@ func (s *Store) put(ctx context.Context, key string, e entry, rev uint64) (uint6
 
 // begin claims the key, or returns the kept answer.
 func (s *Store) begin(ctx context.Context, key, digest, requestID string) (rev uint64, answer []byte, err error) {
-	for {
+	underWay := fault.New(codes.Aborted, fault.ReasonConflict, "request %s is still under way", requestID).Retry(time.Second)
+	for waited := false; ; waited = true {
 		rev, err = s.put(ctx, key, entry{Digest: digest, Owner: s.owner}, 0)
 		if err == nil {
 			return rev, nil, nil
+		}
+		if waited && ctx.Err() != nil {
+			return 0, nil, underWay
 		}
 		if !stream.Lost(err) {
 			return 0, nil, fault.Unavailable(time.Second, "request ids cannot be checked now").Because(err)
@@ -124,7 +128,10 @@ func (s *Store) begin(ctx context.Context, key, digest, requestID string) (rev u
 		if errors.Is(err, jetstream.ErrKeyNotFound) {
 			continue // the first try has just failed
 		}
-		if err != nil {
+		switch {
+		case err != nil && waited && ctx.Err() != nil:
+			return 0, nil, underWay
+		case err != nil:
 			return 0, nil, fault.Unavailable(time.Second, "request ids cannot be checked now").Because(err)
 		}
 		var e entry
@@ -148,7 +155,7 @@ func (s *Store) begin(ctx context.Context, key, digest, requestID string) (rev u
 		}
 		select {
 		case <-ctx.Done():
-			return 0, nil, fault.New(codes.Aborted, fault.ReasonConflict, "request %s is still under way", requestID).Retry(time.Second)
+			return 0, nil, underWay
 		case <-time.After(pollEvery):
 		}
 	}

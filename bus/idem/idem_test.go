@@ -167,7 +167,7 @@ func TestARetryWaitsForTheFirstTryAndTakesOverFromTheDead(t *testing.T) {
 		ended <- err
 	}()
 	<-begun
-	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	short, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	if _, _, err := idem.Do(short, first, caller("U1", "d"), "r", nil, func() (*answer, error) { t.Error("it ran twice"); return nil, nil }); !fault.Is(err, fault.ReasonConflict) {
 		t.Error(err)

@@ -30,6 +30,7 @@ type Caller struct {
 	// Traceparent is the W3C trace context, possibly empty.
 	Traceparent string
 	gate        *gate.Table
+	family      string // empty for components
 }
 
 // Recheck asks the gate again; call it right before an effect that comes long after receipt.
@@ -48,7 +49,9 @@ type Options struct {
 	Log       *slog.Logger
 	// Denied may be nil.
 	Denied Denied
-	// Concurrency bounds requests under way; default 256. Streams are bounded apart, by the same number.
+	// Concurrency bounds requests of holders under way, and of components apart; default 256. Streams
+	// are bounded apart, by the same number. One holder gets a part of it, and so does all that
+	// descends from one grant of the root.
 	Concurrency int
 	// StreamIdle is how long a stream's reader may give no sign; default 20 s, well above the 5 s
 	// in which a Reader gives one.
@@ -60,8 +63,8 @@ type Server struct {
 	o       Options
 	unary   map[string]func(context.Context, Caller, bool, []byte) ([]byte, error)
 	streams map[string]func(context.Context, Caller, bool, []byte, func(proto.Message) error) error
-	slots   chan struct{}
-	lanes   chan struct{}
+	slots   *share
+	lanes   *share
 	check   protovalidate.Validator
 
 	run     context.Context
@@ -86,7 +89,7 @@ func NewServer(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		o: o, check: v, slots: make(chan struct{}, o.Concurrency), lanes: make(chan struct{}, o.Concurrency), open: map[string]*writer{},
+		o: o, check: v, slots: newShare(o.Concurrency), lanes: newShare(o.Concurrency), open: map[string]*writer{},
 		unary:   map[string]func(context.Context, Caller, bool, []byte) ([]byte, error){},
 		streams: map[string]func(context.Context, Caller, bool, []byte, func(proto.Message) error) error{},
 	}
@@ -234,10 +237,14 @@ func (s *Server) admit(m *nats.Msg) (Caller, error) {
 		return Caller{}, err
 	}
 	sum := sha256.Sum256(m.Data)
-	return Caller{
+	c := Caller{
 		System: sys, Component: s.o.Gate.Component(sys.ID), gate: s.o.Gate,
 		Digest: hex.EncodeToString(sum[:]), Traceparent: m.Header.Get(HeaderTraceparent),
-	}, nil
+	}
+	if c.Component == "" {
+		c.family = s.o.Gate.Family(sys.ID)
+	}
+	return c, nil
 }
 
 func (s *Server) onCall(m *nats.Msg) {
@@ -254,20 +261,18 @@ func (s *Server) onCall(m *nats.Msg) {
 		s.answer(m, nil, fault.New(codes.Unimplemented, fault.ReasonUnimplemented, "%s has no operation %q", s.o.Component, c.Op))
 		return
 	}
-	select {
-	case s.slots <- struct{}{}:
-	default:
+	if !s.slots.enter(c.ID, c.family) {
 		s.answer(m, nil, s.busy())
 		return
 	}
 	if !s.begin() {
-		<-s.slots
+		s.slots.leave(c.ID, c.family)
 		s.answer(m, nil, s.stopping())
 		return
 	}
 	go func() {
 		defer s.wg.Done()
-		defer func() { <-s.slots }()
+		defer s.slots.leave(c.ID, c.family)
 		s.work(c, m, f)
 	}()
 }
@@ -311,7 +316,7 @@ func (s *Server) stopping() *fault.Error {
 }
 
 func (s *Server) busy() error {
-	return fault.New(codes.ResourceExhausted, fault.ReasonRateLimited, "%s has %d requests under way already", s.o.Component, s.o.Concurrency).Retry(100 * time.Millisecond)
+	return fault.New(codes.ResourceExhausted, fault.ReasonRateLimited, "%s has too many requests under way already, of this holder or in all", s.o.Component).Retry(100 * time.Millisecond)
 }
 
 // guard turns a panic into a fault: one request's defect must not end the component.

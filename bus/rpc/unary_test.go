@@ -371,7 +371,7 @@ func TestCloseAnswersWhatWasDelivered(t *testing.T) {
 	const n = 200
 	w := newWorld(t)
 	begun := make(chan struct{}, n)
-	s := w.serve(Options{Concurrency: n}, func(s *Server) {
+	s := w.serve(Options{Concurrency: 3 * n}, func(s *Server) {
 		Handle(s, "status", func(ctx context.Context, c Caller, req *solov1.StatusRequest) (*solov1.StatusResponse, error) {
 			begun <- struct{}{}
 			return status(ctx, c, req)

@@ -60,15 +60,22 @@ func (w *writer) take(ctx context.Context) error {
 	}
 }
 
-// watch ends the stream when its reader has been silent for too long.
-func (w *writer) watch(ctx context.Context, patience time.Duration) {
-	t := time.NewTicker(patience / 4)
+// recheckEvery is how soon a stream that has nothing to send ends after its reader's capability.
+const recheckEvery = 500 * time.Millisecond
+
+// watch ends the stream when its reader has been silent for too long, or may not read any more.
+func (w *writer) watch(ctx context.Context, patience time.Duration, recheck func() error) {
+	t := time.NewTicker(min(patience/4, recheckEvery))
 	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+			if err := recheck(); err != nil && !fault.Is(err, fault.ReasonLeaseExpired) {
+				w.end(err)
+				return
+			}
 			w.mu.Lock()
 			idle := time.Since(w.seen)
 			w.mu.Unlock()
@@ -106,9 +113,7 @@ func (s *Server) onStream(m *nats.Msg) {
 	if cerr != nil || n <= 0 {
 		n = 1 // a plain request: one answer, then wait for credit
 	}
-	select {
-	case s.lanes <- struct{}{}:
-	default:
+	if !s.lanes.enter(c.ID, c.family) {
 		s.endStream(m, 0, s.busy())
 		return
 	}
@@ -116,14 +121,14 @@ func (s *Server) onStream(m *nats.Msg) {
 	w := &writer{cancel: cancel, credit: min(n, maxCredit), seen: time.Now(), wake: make(chan struct{}, 1)}
 	if err := s.beginStream(key, w); err != nil {
 		cancel(nil)
-		<-s.lanes
+		s.lanes.leave(c.ID, c.family)
 		s.endStream(m, 0, err)
 		return
 	}
-	s.wg.Go(func() { w.watch(ctx, s.o.StreamIdle) })
+	s.wg.Go(func() { w.watch(ctx, s.o.StreamIdle, c.Recheck) })
 	go func() {
 		defer s.wg.Done()
-		defer func() { <-s.lanes }()
+		defer s.lanes.leave(c.ID, c.family)
 		seq, err := s.write(ctx, w, c, m)
 		cause := context.Cause(ctx)
 		cancel(nil)

@@ -1,11 +1,24 @@
 package capability
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/solo-os/solo/proto/subject"
 )
+
+// MaxSubjects bounds what the rules of one capability compile to: each connection of its holder costs the
+// server that many entries. 64 rules with every verb are below it.
+const MaxSubjects = 1024
+
+// CheckSize is an error where rules compile to more than MaxSubjects subjects.
+func (rs Rules) CheckSize() error {
+	if n := len(rs.Subjects("")); n > MaxSubjects {
+		return fmt.Errorf("they come to %d subjects on the bus, at most %d: name fewer operations, or use call:*", n, MaxSubjects)
+	}
+	return nil
+}
 
 // Subjects compiles rules to the exact subjects that a holder with the id may publish: what
 // the server itself enforces. They contain `*` where a rule does, never `>`.

@@ -58,6 +58,25 @@ func TestFromHidesUnknownCauses(t *testing.T) {
 	}
 }
 
+// A status that is not Solo's own reads like one that is.
+func TestAStatusWithoutDetails(t *testing.T) {
+	for _, c := range []struct {
+		code   codes.Code
+		reason string
+		retry  bool
+	}{
+		{codes.Unavailable, ReasonUnavailable, true},
+		{codes.DeadlineExceeded, ReasonDeadlineExceeded, false},
+		{codes.Unimplemented, ReasonUnimplemented, false},
+		{codes.Canceled, "CANCELLED", false},
+		{codes.Code(99), "99", false},
+	} {
+		if e := From(status.Error(c.code, "text")); e.Reason != c.reason || e.Retryable != c.retry || e.Message != "text" || e.Code != c.code {
+			t.Errorf("%v: %+v", c.code, e)
+		}
+	}
+}
+
 func TestInvalidNamesField(t *testing.T) {
 	e := Invalid("manifest.name", "want namespace/name, got %q", "x")
 	if len(e.Fields) != 1 || e.Fields[0].Path != "manifest.name" || e.Retryable || e.Code != codes.InvalidArgument {

@@ -3,6 +3,7 @@ package fault
 import (
 	"errors"
 
+	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
@@ -53,12 +54,13 @@ func (e *Error) Proto() *spb.Status {
 	return st
 }
 
-// FromProto reads a fault out of a google.rpc.Status; nil for OK.
+// FromProto reads a fault out of a google.rpc.Status; nil for OK. One without details, from a
+// client library or a proxy, has its canonical code for a reason.
 func FromProto(st *spb.Status) *Error {
 	if st.GetCode() == int32(codes.OK) {
 		return nil
 	}
-	e := &Error{Code: codes.Code(st.GetCode()), Message: st.GetMessage(), Reason: codes.Code(st.GetCode()).String()}
+	e := New(codes.Code(st.GetCode()), code.Code(st.GetCode()).String(), "%s", st.GetMessage())
 	for _, a := range st.GetDetails() {
 		m, err := a.UnmarshalNew()
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nkeys"
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
@@ -36,6 +37,7 @@ type Options struct {
 // Client is a connection to Solo with one handle.
 type Client struct {
 	conn *grpc.ClientConn
+	dial *dialer
 	rpc  solov1.SoloKernelClient
 	id   string
 }
@@ -47,8 +49,11 @@ const retries = `{"methodConfig": [
 	{"name": [{"service": "solo.v1.SoloKernel"}],
 	 "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.05s", "maxBackoff": "1s", "backoffMultiplier": 3, "retryableStatusCodes": ["UNAVAILABLE"]}}]}`
 
+// ErrCleartext says that a handle would be sent unencrypted to another machine.
+var ErrCleartext = errors.New("a handle is not sent in the clear")
+
 // Dial makes a client. It connects when the first call is made, so an address where nobody
-// listens shows there as UNAVAILABLE.
+// listens shows there as UNAVAILABLE, after the 3 s that Solo may need to restart its gateway.
 func Dial(_ context.Context, o Options) (*Client, error) {
 	if o.Addr == "" {
 		o.Addr = "127.0.0.1:50051"
@@ -72,9 +77,12 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	if o.TLS != nil {
 		creds = credentials.NewTLS(o.TLS)
 	} else if !loopback(host) && !o.PlaintextOffLoopback {
-		return nil, fmt.Errorf("%s is another machine and the connection is not encrypted: a handle is not sent in the clear; configure TLS, or allow plaintext by name", o.Addr)
+		return nil, fmt.Errorf("%s is another machine and the connection is not encrypted: %w; configure TLS, or allow plaintext by name", o.Addr, ErrCleartext)
 	}
+	d := &dialer{addr: o.Addr}
 	conn, err := grpc.NewClient("passthrough:///"+o.Addr,
+		grpc.WithContextDialer(d.connect),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: redialing(), MinConnectTimeout: 5 * time.Second}),
 		grpc.WithTransportCredentials(creds),
 		grpc.WithPerRPCCredentials(bearer(seed)),
 		grpc.WithDefaultServiceConfig(retries),
@@ -84,7 +92,8 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{conn: conn, rpc: solov1.NewSoloKernelClient(conn), id: id}, nil
+	d.conn = conn
+	return &Client{conn: conn, dial: d, rpc: solov1.NewSoloKernelClient(conn), id: id}, nil
 }
 
 // Close ends the connection and every stream on it.

@@ -28,7 +28,7 @@ func (c *Client) Grant(ctx context.Context, req *solov1.GrantCapabilityRequest) 
 		}
 		handle, req.PublicKey = seed, id
 	}
-	resp, err := unary(ctx, c.rpc.GrantCapability, req)
+	resp, err := unary(ctx, c, c.rpc.GrantCapability, req)
 	if err != nil {
 		return nil, err
 	}

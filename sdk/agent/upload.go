@@ -44,9 +44,12 @@ func (c *Client) UploadArtifact(ctx context.Context, u Upload) (*solov1.UploadAr
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if err := c.dial.ready(ctx); err != nil {
+		return nil, err
+	}
 	s, err := c.rpc.UploadArtifact(ctx)
 	if err != nil {
-		return nil, fault.From(err)
+		return nil, failure(ctx, err)
 	}
 	// The digest goes alone, so that Solo can answer before anything large is under way.
 	err = s.Send(&solov1.UploadArtifactRequest{Sha256: hex.EncodeToString(h.Sum(nil))})
@@ -65,11 +68,11 @@ func (c *Client) UploadArtifact(ctx context.Context, u Upload) (*solov1.UploadAr
 		}
 	}
 	if err != nil && !errors.Is(err, io.EOF) { // EOF: Solo has answered already, with what CloseAndRecv returns
-		return nil, fault.From(err)
+		return nil, failure(ctx, err)
 	}
 	resp, err := s.CloseAndRecv()
 	if err != nil {
-		return nil, fault.From(err)
+		return nil, failure(ctx, err)
 	}
 	return resp, nil
 }

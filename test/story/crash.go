@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -118,11 +119,15 @@ func (s *Story) killComponents(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		old, err := s.W.Named("solo-" + c)
+		if err != nil {
+			return err
+		}
 		begin := time.Now()
 		if n, err := s.W.Signal("solo-"+c, syscall.SIGKILL); err != nil || n != 1 {
 			return fmt.Errorf("killed %d of solo-%s: %v", n, c, err)
 		}
-		if err := s.back(ctx, c); err != nil {
+		if err := s.back(ctx, c, old...); err != nil {
 			return fmt.Errorf("after killing %s: %w", c, err)
 		}
 		took := time.Since(begin)
@@ -138,14 +143,19 @@ func (s *Story) killComponents(ctx context.Context) error {
 	return nil
 }
 
-// back waits until every process runs once and every operation works.
-func (s *Story) back(ctx context.Context, what string) error {
+// back waits until every process runs once, none of them a killed one, and every operation
+// works. The supervisor takes down what comes after a killed component before it starts the
+// next one, so a replaced process says that those after it are new, too.
+func (s *Story) back(ctx context.Context, what string, killed ...world.Process) error {
 	one := []string{"solo-kernel", "solo-audit", "solo-capmgr", "solo-registry", "solo-resmon", "solo-deployer", "solo-gateway", "solo-keeper"}
 	err := world.Until(ctx, "every process of Solo runs", func() (bool, error) {
 		for _, name := range one {
 			ps, err := s.W.Named(name)
 			if err != nil || len(ps) != 1 {
 				return false, err
+			}
+			if slices.ContainsFunc(killed, func(p world.Process) bool { return p.PID == ps[0].PID }) {
+				return false, nil
 			}
 		}
 		return true, nil
@@ -201,7 +211,15 @@ func pass(err error) error {
 
 // instances lists the ids of all instances.
 func (s *Story) instances(ctx context.Context) (ids []string, err error) {
-	l, err := s.as.List(ctx, &solov1.ListRequest{Namespace: "alice"})
+	var l *solov1.ListResponse
+	err = world.Until(ctx, "services are listed", func() (ok bool, err error) {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		if l, err = s.as.List(ctx, &solov1.ListRequest{Namespace: "alice"}); err != nil {
+			return false, pass(err)
+		}
+		return true, nil
+	})
 	if err != nil {
 		return nil, err
 	}

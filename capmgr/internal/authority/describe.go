@@ -45,7 +45,7 @@ func (a *Authority) describe(_ context.Context, c rpc.Caller, req *solov1.Descri
 		if t.Descends(up, c.ID) {
 			out.Ancestors = append(out.Ancestors, a.message(w))
 		} else {
-			out.Ancestors = append(out.Ancestors, &solov1.Capability{Id: up, Label: w.Record.GetLabel()})
+			out.Ancestors = append(out.Ancestors, &solov1.Capability{Id: up, Label: w.Record.GetLabel(), Live: w.State == gate.Allowed})
 		}
 	}
 	for _, w := range t.Children(id, from, size) {

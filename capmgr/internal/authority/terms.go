@@ -72,6 +72,9 @@ func readRules(ss []string) (capability.Rules, error) {
 		}
 		rules = append(rules, r)
 	}
+	if err := rules.CheckSize(); err != nil {
+		return nil, fault.Invalid("rules", "%v", err)
+	}
 	return rules, nil
 }
 

@@ -234,8 +234,7 @@ func (s *Store) fetch(ctx context.Context, sha string) error {
 	}
 	r, err := s.obs.Get(ctx, sha)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
-		return fault.New(codes.NotFound, fault.ReasonArtifactNotFound, "no artifact with SHA-256 %s is stored", sha).
-			AddField("code.sha256", "unknown").Next("upload the code first (UploadArtifact), or send it inline")
+		return NotFound(sha)
 	}
 	if err != nil {
 		return fault.Unavailable(time.Second, "the artifact %s cannot be read now", sha).Because(err)
@@ -277,6 +276,12 @@ func (s *Store) verify(sha string) (int64, error) {
 		_ = os.Remove(s.path(sha))
 	}
 	return n, err
+}
+
+// NotFound is the fault for an artifact that is not stored, or that the asking holder may not know of.
+func NotFound(sha string) error {
+	return fault.New(codes.NotFound, fault.ReasonArtifactNotFound, "no artifact with SHA-256 %s is stored", sha).
+		AddField("code.sha256", "unknown").Next("upload the code first (UploadArtifact), or send it inline")
 }
 
 func tooLarge() error {

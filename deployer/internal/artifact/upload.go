@@ -33,6 +33,7 @@ const maxChunk = 1 << 20
 type Uploads struct {
 	store  *Store
 	limits UploadLimits
+	sent   *sent
 
 	mu   sync.Mutex
 	open map[uploadKey]*upload // mu
@@ -66,7 +67,7 @@ func NewUploads(s *Store, l UploadLimits) *Uploads {
 	if l.Bytes == 0 {
 		l.Bytes = MaxBytes
 	}
-	return &Uploads{store: s, limits: l, open: map[uploadKey]*upload{}}
+	return &Uploads{store: s, limits: l, sent: newSent(), open: map[uploadKey]*upload{}}
 }
 
 // Run drops stale uploads until ctx ends, and then all.
@@ -108,8 +109,8 @@ func (x *upload) discard() {
 }
 
 // Put takes one chunk of a holder's upload. A chunk that is sent again is taken once; the answer to
-// the last one says that the artifact is stored. A digest that is stored already ends the upload at
-// once.
+// the last one says that the artifact is stored. A digest that this holder has sent before ends the
+// upload at once; whether another has is not told.
 func (u *Uploads) Put(ctx context.Context, holder string, r *kernelv1.PutChunkRequest) (*kernelv1.PutChunkResponse, error) {
 	switch {
 	case r.GetUpload() == "" || len(r.GetUpload()) > 128:
@@ -127,7 +128,7 @@ func (u *Uploads) Put(ctx context.Context, holder string, r *kernelv1.PutChunkRe
 	x := u.find(key)
 	if x == nil {
 		if r.GetSha256() != "" {
-			if n, ok := u.store.Has(ctx, r.GetSha256()); ok {
+			if n, ok := u.store.Has(ctx, r.GetSha256()); ok && u.sent.has(holder, r.GetSha256()) {
 				return &kernelv1.PutChunkResponse{Stored: true, Existed: true, Size: uint64(n)}, nil
 			}
 		}
@@ -140,7 +141,7 @@ func (u *Uploads) Put(ctx context.Context, holder string, r *kernelv1.PutChunkRe
 			return nil, err
 		}
 	}
-	resp, finished, err := u.take(ctx, x, r)
+	resp, finished, err := u.take(ctx, holder, x, r)
 	if finished {
 		u.end(key, x)
 	}
@@ -194,7 +195,7 @@ func (u *Uploads) end(k uploadKey, x *upload) {
 }
 
 // take writes a chunk. finished says that the upload is over, well or not.
-func (u *Uploads) take(ctx context.Context, x *upload, r *kernelv1.PutChunkRequest) (resp *kernelv1.PutChunkResponse, finished bool, err error) {
+func (u *Uploads) take(ctx context.Context, holder string, x *upload, r *kernelv1.PutChunkRequest) (resp *kernelv1.PutChunkResponse, finished bool, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	n := uint64(len(r.GetData()))
@@ -216,12 +217,12 @@ func (u *Uploads) take(ctx context.Context, x *upload, r *kernelv1.PutChunkReque
 	if !r.GetLast() {
 		return &kernelv1.PutChunkResponse{Size: x.size}, false, nil
 	}
-	resp, err = u.finish(ctx, x, r.GetSha256())
+	resp, err = u.finish(ctx, holder, x, r.GetSha256())
 	return resp, true, err
 }
 
 // finish checks and stores an upload whose lock is held.
-func (u *Uploads) finish(ctx context.Context, x *upload, want string) (*kernelv1.PutChunkResponse, error) {
+func (u *Uploads) finish(ctx context.Context, holder string, x *upload, want string) (*kernelv1.PutChunkResponse, error) {
 	sha := hex.EncodeToString(x.hash.Sum(nil))
 	if want == "" {
 		want = x.sha256
@@ -236,12 +237,20 @@ func (u *Uploads) finish(ctx context.Context, x *upload, want string) (*kernelv1
 	if err := x.file.Close(); err != nil { // an executable open for writing cannot be run
 		return nil, fault.Unavailable(time.Second, "uploads cannot be written now").Because(err)
 	}
-	_, existed := u.store.Has(ctx, sha)
+	existed := u.sent.has(holder, sha)
 	if _, err := u.store.PutFile(ctx, x.file.Name(), sha); err != nil {
 		return nil, err
 	}
+	u.sent.add(holder, sha)
 	return &kernelv1.PutChunkResponse{Stored: true, Size: x.size, Existed: existed}, nil
 }
+
+// Sent remembers that a holder has sent an artifact's bytes in another way than through Put.
+func (u *Uploads) Sent(holder, sha string) { u.sent.add(holder, sha) }
+
+// HasSent tells whether a holder has sent an artifact's bytes, as far as is remembered: of the last
+// 4096 holders, the last 64 artifacts each, since this process began.
+func (u *Uploads) HasSent(holder, sha string) bool { return u.sent.has(holder, sha) }
 
 // ValidDigest tells whether s is a SHA-256 in lower-case hex.
 func ValidDigest(s string) bool {

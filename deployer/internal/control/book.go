@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/solo-os/solo/bus/rpc"
@@ -131,6 +132,20 @@ func (b *book) delete(ctx context.Context, e entry) error {
 	return nil
 }
 
+// keeps tells whether a kept revision of any service in a namespace has an artifact as its code or source.
+func (b *book) keeps(namespace, sha string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for name, e := range b.m {
+		if namespaceOf(name) == namespace && slices.ContainsFunc(e.reg.GetRevisions(), func(r *kernelv1.Revision) bool {
+			return r.GetSourceSha256() == sha || r.GetCodeSha256() == sha
+		}) {
+			return true
+		}
+	}
+	return false
+}
+
 // revision is one of the kept revisions, or nil.
 func revision(reg *kernelv1.Registration, number uint64) *kernelv1.Revision {
 	for _, r := range reg.GetRevisions() {
@@ -141,21 +156,48 @@ func revision(reg *kernelv1.Registration, number uint64) *kernelv1.Revision {
 	return nil
 }
 
-// maxRevisions is how many revisions of a service are kept.
-const maxRevisions = 10
+const (
+	// maxRevisions is how many revisions of a service are kept.
+	maxRevisions = 10
+	// maxRegistration bounds an encoded registration with its revisions. The bucket takes 1 MiB; what
+	// is left is for what is written later: states, and texts of up to maxText.
+	maxRegistration = 900 << 10
+)
 
-// addRevision gives a revision the next number and keeps it.
-func addRevision(reg *kernelv1.Registration, r *kernelv1.Revision) {
+// addRevision gives a revision the next number and keeps it; the oldest go, by count and by size. What
+// runs is kept, however old. It refuses a manifest for which there is no room beside that; nothing has
+// been touched then, and reg is to be thrown away.
+func addRevision(reg *kernelv1.Registration, r *kernelv1.Revision) error {
 	reg.LastRevision++
 	r.Number = reg.LastRevision
 	reg.Revisions = append(reg.Revisions, r)
-	for len(reg.Revisions) > maxRevisions {
+	for len(reg.Revisions) > maxRevisions || proto.Size(reg) > maxRegistration {
 		i := 0
 		if reg.Revisions[0].GetNumber() == reg.GetRevision() {
-			i = 1 // what runs is kept, however old
+			i = 1
+		}
+		if i == len(reg.Revisions)-1 {
+			return tooLarge(reg, r.GetManifest())
 		}
 		reg.Revisions = slices.Delete(reg.Revisions, i, i+1)
 	}
+	return nil
+}
+
+// tooLarge is the fault for a manifest that does not fit, and names the field that takes most of it.
+func tooLarge(reg *kernelv1.Registration, m *solov1.Manifest) error {
+	most, size := "manifest", 0
+	m.ProtoReflect().Range(func(d protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		one := m.ProtoReflect().New()
+		one.Set(d, v)
+		if n := proto.Size(one.Interface()); n > size {
+			most, size = "manifest."+string(d.Name()), n
+		}
+		return true
+	})
+	return fault.New(codes.InvalidArgument, fault.ReasonTooLarge, "%s: it has %d bytes; a service and its running revision are kept in %d KiB together, and this manifest takes %d bytes", most, size, maxRegistration>>10, proto.Size(m)).
+		AddField(most, "%d bytes are too many", size).
+		Next("make it smaller; where %s runs with a large manifest too, kill it first and then deploy", reg.GetName())
 }
 
 // wanted tells whether a registration asks for a running placement.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 
+	"github.com/solo-os/solo/bus/rpc"
 	"github.com/solo-os/solo/deployer/internal/artifact"
 	"github.com/solo-os/solo/deployer/internal/elfcheck"
 	"github.com/solo-os/solo/deployer/internal/gobuild"
@@ -30,23 +31,38 @@ type code struct {
 	diagnostics []*solov1.Diagnostic
 }
 
-// prepare stores, builds and checks the code of a manifest. What it refuses is not stored.
-func (c *Controller) prepare(ctx context.Context, m *solov1.Manifest, in *solov1.Code) (*code, error) {
+// prepare stores, builds and checks the code of a manifest. What it refuses is not stored. A digest
+// stands for code only where the namespace keeps a revision with it or the caller has sent the bytes:
+// to all others it is unknown.
+func (c *Controller) prepare(ctx context.Context, caller rpc.Caller, m *solov1.Manifest, in *solov1.Code) (*code, error) {
 	if in.GetFiles() != nil && m.GetFormat() != solov1.Format_FORMAT_GO_SOURCE {
 		return nil, fault.Invalid("code.files", "files are Go source; a %s is sent as code.archive or by code.sha256", format(m))
 	}
 	if b := in.GetArchive(); in.GetFiles() == nil && in.GetSha256() == "" && len(b) == 0 {
 		return nil, fault.Invalid("code", "the code is empty")
 	}
+	if sha := in.GetSha256(); sha != "" && !c.uploads.HasSent(caller.ID, sha) && !c.book.keeps(namespaceOf(m.GetName()), sha) {
+		return nil, artifact.NotFound(sha)
+	}
+	var out *code
+	var err error
 	switch m.GetFormat() {
 	case solov1.Format_FORMAT_GO_SOURCE:
-		return c.prepareSource(ctx, m, in)
+		out, err = c.prepareSource(ctx, m, in)
 	case solov1.Format_FORMAT_WASM:
-		return c.prepareModule(ctx, m, in)
+		out, err = c.prepareModule(ctx, m, in)
 	case solov1.Format_FORMAT_BINARY:
-		return c.prepareBinary(ctx, in)
+		out, err = c.prepareBinary(ctx, in)
+	default:
+		return nil, fault.Invalid("manifest.format", "say what the code is: go, wasm or binary")
 	}
-	return nil, fault.Invalid("manifest.format", "say what the code is: go, wasm or binary")
+	if err != nil {
+		return nil, err
+	}
+	if in.GetSha256() == "" {
+		c.uploads.Sent(caller.ID, out.source)
+	}
+	return out, nil
 }
 
 func (c *Controller) prepareSource(ctx context.Context, m *solov1.Manifest, in *solov1.Code) (*code, error) {

@@ -75,7 +75,7 @@ func (c *Controller) validate(ctx context.Context, caller rpc.Caller, service su
 	if _, err := c.endow(ctx, service, caller.ID, m, true); err != nil {
 		return nil, err
 	}
-	code, err := c.prepare(ctx, m, req.GetCode())
+	code, err := c.prepare(ctx, caller, m, req.GetCode())
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +94,9 @@ func (c *Controller) deploy(ctx context.Context, caller rpc.Caller, service subj
 		return nil, err
 	}
 	defer unlock()
+	if err := caller.Recheck(); err != nil {
+		return nil, err
+	}
 	e, err := c.vacant(m.GetName())
 	if err != nil {
 		return nil, err
@@ -106,18 +109,23 @@ func (c *Controller) deploy(ctx context.Context, caller rpc.Caller, service subj
 		_ = op.Outcome(ctx, err, nil) // the recorder has logged it; the caller learns why the deploy failed
 		return nil, err
 	}
+	reg := proto.CloneOf(e.reg)
+	reg.Revision = 0 // nothing of it runs
+	err = addRevision(reg, &kernelv1.Revision{
+		Manifest: m, SourceSha256: code.source, CodeSha256: code.sha, DeployedBy: caller.ID, DeployedAt: timestamppb.Now(),
+	})
+	if err != nil {
+		_ = op.Outcome(ctx, err, nil) // as above
+		return nil, err
+	}
 	endowed, err := c.endow(ctx, service, caller.ID, m, false)
 	if err != nil {
 		_ = op.Outcome(ctx, err, nil) // as above
 		return nil, err
 	}
-	reg := proto.CloneOf(e.reg)
-	addRevision(reg, &kernelv1.Revision{
-		Manifest: m, SourceSha256: code.source, CodeSha256: code.sha, DeployedBy: caller.ID, DeployedAt: timestamppb.Now(),
-	})
 	reg.Revision, reg.DesiredRunning, reg.State, reg.LastError, reg.Rollout = reg.LastRevision, true, solov1.ServiceState_SERVICE_STATE_STARTING, "", nil
 	reg.ServingId, reg.ServiceId = endowed.GetServingId(), endowed.GetServiceId()
-	claimed, placed, err := c.start(ctx, reg, e.kv, event(reg, "deployed", "revision %d by %s", reg.GetRevision(), caller.ID))
+	claimed, placed, err := c.start(ctx, caller.Recheck, reg, e.kv, event(reg, "deployed", "revision %d by %s", reg.GetRevision(), caller.ID))
 	if err != nil {
 		return nil, c.undeployed(ctx, op, e, claimed, err)
 	}
@@ -163,7 +171,7 @@ func (c *Controller) undeployed(ctx context.Context, op *auditlog.Operation, bef
 	} else {
 		c.failed(ctx, claimed, why)
 		f := fault.From(why)
-		if !unavailable(why) && (f.Code != codes.Internal || f.Reason == fault.ReasonStartFailed) {
+		if !unavailable(why) && !withdrawn(why) && (f.Code != codes.Internal || f.Reason == fault.ReasonStartFailed) {
 			why = fault.New(codes.FailedPrecondition, fault.ReasonStartFailed, "%s did not start: %s", before.reg.GetName(), text(why)).Because(why).
 				Next("see `solo logs %s` and `solo crash %s`; deploying again tries anew", before.reg.GetName(), before.reg.GetName())
 		}
@@ -190,7 +198,7 @@ func (c *Controller) ready(ctx context.Context, caller rpc.Caller, service subje
 	}
 	var bad error
 	g.Go(func() error {
-		out, bad = c.prepare(ctx, m, in)
+		out, bad = c.prepare(ctx, caller, m, in)
 		return nil
 	})
 	err = g.Wait()

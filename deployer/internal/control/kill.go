@@ -36,6 +36,9 @@ func (c *Controller) kill(ctx context.Context, caller rpc.Caller, name string, r
 		return nil, err
 	}
 	defer unlock()
+	if err := caller.Recheck(); err != nil {
+		return nil, err
+	}
 	e, ok := c.book.get(name)
 	if !ok {
 		return nil, notFound(name)
@@ -69,6 +72,10 @@ func (c *Controller) stop(ctx context.Context, caller rpc.Caller, op *auditlog.O
 	name := e.reg.GetName()
 	reg := proto.CloneOf(e.reg)
 	reg.DesiredRunning, reg.State, reg.Revision, reg.LastError = false, solov1.ServiceState_SERVICE_STATE_STOPPED, 0, ""
+	if err := caller.Recheck(); err != nil {
+		_ = op.Outcome(ctx, err, nil) // the recorder has logged it; the caller learns why
+		return nil, err
+	}
 	stopped, err := c.book.put(ctx, reg, e.kv, event(e.reg, "stopped", "by %s", caller.ID))
 	if err != nil {
 		_ = op.Outcome(ctx, err, nil) // the recorder has logged it; the caller learns why
@@ -82,7 +89,9 @@ func (c *Controller) stop(ctx context.Context, caller rpc.Caller, op *auditlog.O
 	c.disendow(ctx, name)
 	c.tries.forget(name)
 	if purge {
-		err = c.purge(ctx, stopped)
+		if err = caller.Recheck(); err == nil { // stopping may have taken long
+			err = c.purge(ctx, stopped)
+		}
 	}
 	_ = op.Outcome(ctx, err, nil) // logged; the service is stopped
 	if err != nil {
@@ -116,7 +125,9 @@ func (c *Controller) killInstance(ctx context.Context, caller rpc.Caller, e entr
 	if err != nil {
 		return nil, err
 	}
-	err = r.EndInstance(ctx, name, id, "killed by "+caller.ID, grace)
+	if err = caller.Recheck(); err == nil {
+		err = r.EndInstance(ctx, name, id, "killed by "+caller.ID, grace)
+	}
 	_ = op.Outcome(ctx, err, map[string]string{"instance": id}) // logged; the caller learns of err
 	if err != nil {
 		return nil, err

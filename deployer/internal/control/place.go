@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nkeys"
@@ -32,6 +33,15 @@ const (
 // live tells whether a capability record is alive here.
 func (c *Controller) live(id string) bool { return c.o.Table.Live(id) == gate.Allowed }
 
+// permit tells whether an effect may begin: rpc.Caller.Recheck, or always.
+type permit func() error
+
+// always is the permit of the system itself, which brings back what was permitted once.
+func always() error { return nil }
+
+// withdrawn tells whether an operation was refused because its caller's handle has ended meanwhile.
+func withdrawn(err error) bool { return fault.Is(err, fault.ReasonHandleRefused) }
+
 // keys of one epoch of a placement.
 type keys struct {
 	serving, servingSeed string
@@ -61,8 +71,8 @@ func newKey() (id, seed string, err error) {
 // start places what reg asks for, under the next epoch, and returns when it answers. The claim of the
 // epoch, with the state that reg carries, is registered first; e is the registration as it then stands,
 // also when the placement failed. e.kv is 0 when not even the claim succeeded. The caller holds the
-// service's lock.
-func (c *Controller) start(ctx context.Context, reg *kernelv1.Registration, kv uint64, events ...*solov1.Event) (e entry, resp *nodev1.PlaceResponse, err error) {
+// service's lock. may is asked right before each effect whether whoever wants this may still have it.
+func (c *Controller) start(ctx context.Context, may permit, reg *kernelv1.Registration, kv uint64, events ...*solov1.Event) (e entry, resp *nodev1.PlaceResponse, err error) {
 	rev := revision(reg, reg.GetRevision())
 	if rev == nil {
 		return e, nil, fault.Internal(nil, "revision %d of %s is not kept", reg.GetRevision(), reg.GetName())
@@ -72,7 +82,7 @@ func (c *Controller) start(ctx context.Context, reg *kernelv1.Registration, kv u
 	for try := 1; ; try++ {
 		reg = proto.CloneOf(reg)
 		reg.Epoch++
-		claimed, resp, err := c.tryStart(ctx, reg, rev, kv, events)
+		claimed, resp, err := c.tryStart(ctx, may, reg, rev, kv, events)
 		if claimed.kv != 0 {
 			e, kv = claimed, claimed.kv
 		}
@@ -93,7 +103,7 @@ func (c *Controller) start(ctx context.Context, reg *kernelv1.Registration, kv u
 	}
 }
 
-func (c *Controller) tryStart(ctx context.Context, reg *kernelv1.Registration, rev *kernelv1.Revision, kv uint64, events []*solov1.Event) (e entry, resp *nodev1.PlaceResponse, err error) {
+func (c *Controller) tryStart(ctx context.Context, may permit, reg *kernelv1.Registration, rev *kernelv1.Revision, kv uint64, events []*solov1.Event) (e entry, resp *nodev1.PlaceResponse, err error) {
 	service, err := subject.ParseService(reg.GetName())
 	if err != nil {
 		return e, nil, fault.Internal(err, "a registration without a name")
@@ -102,6 +112,9 @@ func (c *Controller) tryStart(ctx context.Context, reg *kernelv1.Registration, r
 	k, err := newKeys(calling)
 	if err != nil {
 		return e, nil, fault.Internal(err, "no keys can be made")
+	}
+	if err := may(); err != nil {
+		return e, nil, err
 	}
 	// Nothing of this depends on each other, and nothing is undone when one fails: an epoch that was
 	// claimed in vain is passed over, and keys that nobody holds open nothing.
@@ -136,6 +149,9 @@ func (c *Controller) tryStart(ctx context.Context, reg *kernelv1.Registration, r
 	}
 	if calling {
 		req.CallingSeed, req.CallingRules, req.CallingId = k.callingSeed, rev.GetManifest().GetGrants(), reg.GetServiceId()
+	}
+	if err := may(); err != nil {
+		return e, nil, err
 	}
 	c.actual.begin(reg.GetName(), rev.GetNumber(), reg.GetEpoch())
 	resp, err = runner.Place(ctx, req)
@@ -216,11 +232,18 @@ func (c *Controller) failed(ctx context.Context, e entry, why error) entry {
 	return now
 }
 
+// maxText bounds what is registered of an error, in bytes: it may be the words of a service.
+const maxText = 16 << 10
+
 // text is an error for people: a fault's message without its reason.
 func text(err error) string {
 	f := fault.From(err)
-	if f.Code == codes.Internal || f.Reason == fault.ReasonStartFailed {
-		return f.Message
+	s := f.Message
+	if f.Code != codes.Internal && f.Reason != fault.ReasonStartFailed {
+		s = f.Reason + ": " + s
 	}
-	return f.Reason + ": " + f.Message
+	if len(s) > maxText {
+		s = strings.ToValidUTF8(s[:maxText], "")
+	}
+	return s
 }

@@ -199,7 +199,7 @@ func (c *Controller) revive(ctx context.Context, e entry) time.Duration {
 	if reg.GetState() != solov1.ServiceState_SERVICE_STATE_UPDATING {
 		reg.State = solov1.ServiceState_SERVICE_STATE_STARTING
 	}
-	claimed, placed, err := c.start(ctx, reg, e.kv, event(reg, "starting", "it should run and did not"))
+	claimed, placed, err := c.start(ctx, always, reg, e.kv, event(reg, "starting", "it should run and did not"))
 	if err == nil {
 		c.tries.forget(name)
 		if _, err := c.running(ctx, claimed, placed.GetEnforcement(), "running", "started again"); err != nil {

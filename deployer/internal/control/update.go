@@ -75,6 +75,9 @@ func (c *Controller) update(ctx context.Context, caller rpc.Caller, service subj
 		return nil, err
 	}
 	defer unlock()
+	if err := caller.Recheck(); err != nil {
+		return nil, err
+	}
 	e, old, err := c.occupied(m.GetName(), req.GetExpectedRevision())
 	if err != nil {
 		return nil, err
@@ -96,7 +99,10 @@ func (c *Controller) update(ctx context.Context, caller rpc.Caller, service subj
 	}
 	next := &kernelv1.Revision{Manifest: m, SourceSha256: code.source, CodeSha256: code.sha, DeployedBy: caller.ID, DeployedAt: timestamppb.Now()}
 	reg := proto.CloneOf(e.reg)
-	addRevision(reg, next)
+	if err := addRevision(reg, next); err != nil {
+		_ = op.Outcome(ctx, err, nil) // the recorder has logged it; the caller learns why the update failed
+		return nil, err
+	}
 	rollout, err := c.recreate(ctx, op, caller, e, reg, next, old, begun)
 	if err != nil {
 		return nil, err
@@ -123,6 +129,9 @@ func (c *Controller) rollback(ctx context.Context, caller rpc.Caller, name strin
 		return nil, err
 	}
 	defer unlock()
+	if err := caller.Recheck(); err != nil {
+		return nil, err
+	}
 	e, old, err := c.occupied(name, 0)
 	if err != nil {
 		return nil, err
@@ -183,6 +192,9 @@ func (c *Controller) recreate(ctx context.Context, op *auditlog.Operation, calle
 		holder = caller.ID
 		_, err = c.endow(ctx, service, holder, next.GetManifest(), true)
 	}
+	if err == nil {
+		err = caller.Recheck()
+	}
 	if err != nil {
 		_ = op.Outcome(ctx, err, nil) // the recorder has logged it; the caller learns why
 		return nil, err
@@ -194,12 +206,15 @@ func (c *Controller) recreate(ctx context.Context, op *auditlog.Operation, calle
 	reg.Rollout = &solov1.Rollout{
 		Id: newID(), FromRevision: old.GetNumber(), ToRevision: next.GetNumber(), Strategy: solov1.Strategy_STRATEGY_RECREATE, State: solov1.RolloutState_ROLLOUT_STATE_RUNNING,
 	}
+	if err := caller.Recheck(); err != nil { // the old revision may have taken long to finish
+		return nil, c.notUpdated(ctx, op, entry{reg, e.kv}, old, err)
+	}
 	endowed, err := c.endow(ctx, service, holder, next.GetManifest(), false)
 	if err != nil {
 		return nil, c.notUpdated(ctx, op, entry{reg, e.kv}, old, err)
 	}
 	reg.ServingId, reg.ServiceId = endowed.GetServingId(), endowed.GetServiceId()
-	claimed, placed, err := c.start(ctx, reg, e.kv, event(reg, "updating", "revision %d to %d by %s", old.GetNumber(), next.GetNumber(), caller.ID))
+	claimed, placed, err := c.start(ctx, caller.Recheck, reg, e.kv, event(reg, "updating", "revision %d to %d by %s", old.GetNumber(), next.GetNumber(), caller.ID))
 	if err == nil {
 		c.metrics.started(next.GetManifest(), begun)
 		now, rerr := c.running(ctx, claimed, placed.GetEnforcement(), "updated", "revision "+number(next.GetNumber()))
@@ -225,6 +240,9 @@ func (c *Controller) notUpdated(ctx context.Context, op *auditlog.Operation, e e
 	back := c.goBack(ctx, e, old, cause)
 	why := fault.New(codes.FailedPrecondition, fault.ReasonStartFailed, "revision %d of %s did not start: %s; %s", to, name, text(cause), back).Because(cause).
 		Next("see `solo crash %s`", name)
+	if withdrawn(cause) {
+		why = fault.From(cause)
+	}
 	_ = op.Outcome(ctx, why, nil) // the recorder has logged it; the caller learns why
 	return why
 }
@@ -249,7 +267,7 @@ func (c *Controller) goBack(ctx context.Context, e entry, old *kernelv1.Revision
 			reg.ServingId, reg.ServiceId = endowed.GetServingId(), endowed.GetServiceId()
 		}
 	}
-	claimed, placed, err := c.start(ctx, reg, e.kv, event(reg, "rolled_back", "%s", text(why)))
+	claimed, placed, err := c.start(ctx, always, reg, e.kv, event(reg, "rolled_back", "%s", text(why)))
 	if err != nil {
 		if claimed.kv == 0 {
 			claimed = entry{reg, e.kv}

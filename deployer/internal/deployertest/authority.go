@@ -22,6 +22,7 @@ type Authority struct {
 
 	mu       sync.Mutex
 	services map[string]*kernelv1.EndowResponse // mu
+	endowed  func(*kernelv1.EndowRequest)       // mu
 }
 
 // StartAuthority serves until the test ends.
@@ -41,7 +42,14 @@ func StartAuthority(t testing.TB, w *bustest.World) *Authority {
 			if missing := v.Rules.Missing(rules); !ok || len(missing) > 0 {
 				return nil, fault.New(codes.PermissionDenied, fault.ReasonGrantTooWide, "the holder does not have %v", missing.Strings())
 			}
-			return a.endow(req)
+			resp, err := a.endow(req)
+			a.mu.Lock()
+			told := a.endowed
+			a.mu.Unlock()
+			if told != nil {
+				told(req)
+			}
+			return resp, err
 		})
 	})
 	return a
@@ -64,6 +72,14 @@ func (a *Authority) endow(req *kernelv1.EndowRequest) (*kernelv1.EndowResponse, 
 	}
 	a.services[req.GetService()] = resp
 	return resp, nil
+}
+
+// OnEndow has f told of every endowment and check of one, when it is done and not yet answered; nil ends
+// that.
+func (a *Authority) OnEndow(f func(*kernelv1.EndowRequest)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.endowed = f
 }
 
 // revoke ends the records of a service. a.mu is held.

@@ -21,16 +21,11 @@ import (
 	"github.com/solo-os/solo/sdk/guest/abi"
 )
 
-// TestMain lets the test binary be its own compiling child.
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "compile" {
-		os.Exit(engine.CompileMain(context.Background(), os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
-	}
-	os.Exit(run(m))
-}
+func TestMain(m *testing.M) { os.Exit(run(m)) }
 
-// guests holds the compiled guests and a warm cache, shared because compiling takes a second each.
-var guests struct{ kitchen, upper, cache string }
+// guests holds the guests, the compiling child and a warm cache, shared because compiling takes a
+// second each.
+var guests struct{ kitchen, upper, compiler, cache string }
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "engine-test-")
@@ -39,8 +34,8 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	guests.kitchen, guests.upper = filepath.Join(dir, "kitchen.wasm"), filepath.Join(dir, "upper.wasm")
-	guests.cache = filepath.Join(dir, "cache")
-	if err := errors.Join(enginetest.Kitchen(guests.kitchen), enginetest.Upper(guests.upper)); err != nil {
+	guests.compiler, guests.cache = filepath.Join(dir, "compiler"), filepath.Join(dir, "cache")
+	if err := errors.Join(enginetest.Kitchen(guests.kitchen), enginetest.Upper(guests.upper), enginetest.Compiler(guests.compiler)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -49,11 +44,7 @@ func run(m *testing.M) int {
 
 func child(t testing.TB, cache *engine.Cache) engine.Child {
 	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return engine.Child{Exe: exe, Cache: cache}
+	return engine.Child{Exe: guests.compiler, Cache: cache}
 }
 
 type rig struct {

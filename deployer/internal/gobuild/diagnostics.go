@@ -21,19 +21,27 @@ const (
 )
 
 // parse reads the go command's output: `file:line:column: message`, indented lines that continue a
-// message, and what has no position.
-func parse(output string) []*solov1.Diagnostic {
+// message, and what has no position. What is about a file that is not of the source is left out: a
+// //line comment can name any, and nothing of this machine's files is the sender's to read.
+func parse(output string, s *Source) []*solov1.Diagnostic {
 	var out []*solov1.Diagnostic
+	foreign := false // the last message was about another file
 	for line := range strings.Lines(output) {
 		line = strings.TrimRight(line, "\r\n")
 		switch {
 		case strings.TrimSpace(line) == "", strings.HasPrefix(line, "# "), strings.HasPrefix(line, "go: finding "), strings.HasPrefix(line, "go: downloading "), strings.HasPrefix(line, "warning: "):
 			continue
-		case (line[0] == '\t' || line[0] == ' ') && len(out) > 0:
+		case (line[0] == '\t' || line[0] == ' ') && (foreign || len(out) > 0):
+			if foreign || s.foreign(strings.TrimSpace(line)) {
+				continue
+			}
 			last := out[len(out)-1]
 			if len(last.Message) < maxMessage {
 				last.Message += "\n" + line
 			}
+			continue
+		}
+		if foreign = s.foreign(line); foreign {
 			continue
 		}
 		if len(out) == maxDiagnostics {
@@ -44,15 +52,22 @@ func parse(output string) []*solov1.Diagnostic {
 	return out
 }
 
+// foreign tells whether a line begins with a position in a file that is not of the source.
+func (s *Source) foreign(line string) bool {
+	file, _, _, ok := cutPosition(line)
+	if !ok || file == "go.mod" {
+		return false
+	}
+	_, own := s.files[file]
+	return !own
+}
+
 func diagnostic(line string) *solov1.Diagnostic {
 	d := &solov1.Diagnostic{Severity: "error", Message: strings.TrimPrefix(line, "go: ")}
-	file, rest, ok := strings.Cut(line, ":")
-	if ok && (strings.HasSuffix(file, ".go") || strings.HasSuffix(file, ".s") || path.Base(file) == "go.mod") {
-		if n, after, ok := number(rest); ok {
-			d.File, d.Line, d.Message = path.Clean(file), n, after
-			if n, after, ok := number(after); ok {
-				d.Column, d.Message = n, after
-			}
+	if file, n, rest, ok := cutPosition(line); ok {
+		d.File, d.Line, d.Message = file, n, rest
+		if n, rest, ok := number(rest); ok {
+			d.Column, d.Message = n, rest
 		}
 	}
 	d.Message = strings.TrimSpace(d.Message)
@@ -60,6 +75,16 @@ func diagnostic(line string) *solov1.Diagnostic {
 		d.Message = d.Message[:maxMessage]
 	}
 	return d
+}
+
+// cutPosition reads `file:12:rest`.
+func cutPosition(s string) (file string, line uint32, rest string, ok bool) {
+	file, rest, ok = strings.Cut(s, ":")
+	if !ok || file == "" || strings.ContainsAny(file, " \t") {
+		return "", 0, "", false
+	}
+	line, rest, ok = number(rest)
+	return path.Clean(file), line, rest, ok
 }
 
 // number reads `12:rest`.

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -229,7 +230,7 @@ func (b *Builder) build(ctx context.Context, key string, s *Source, nice int) (*
 	text, err := b.run(ctx, limits{b.o.Timeout, b.o.MemoryBytes, nice}, src, b.env(work),
 		"build", "-buildmode=c-shared", "-trimpath", "-buildvcs=false", "-p", "2", "-o", out, ".")
 	if _, exited := errors.AsType[*exec.ExitError](err); exited {
-		return nil, failed(parse(text))
+		return nil, failed(parse(text, s))
 	}
 	if err != nil {
 		return nil, err
@@ -245,7 +246,7 @@ func (b *Builder) build(ctx context.Context, key string, s *Source, nice int) (*
 	if err := writeFile(b.index(key), indexEntry{sha}); err != nil {
 		b.o.Log.Warn("a build result cannot be remembered", "error", err)
 	}
-	return &Result{SHA256: sha, Diagnostics: parse(text)}, nil
+	return &Result{SHA256: sha, Diagnostics: parse(text, s)}, nil
 }
 
 func stopping(cause error) error {
@@ -271,18 +272,29 @@ func writeFile(path string, v any) error {
 	return err
 }
 
-// write lays out the module: the source as it came, a go.mod of Solo's own.
+// write lays out the module: the source as it came, a go.mod of Solo's own that names no path of this
+// machine. Nothing can be written outside of dir.
 func (b *Builder) write(dir string, s *Source) error {
+	sdkDir, err := filepath.Rel(dir, b.sdkDir)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	for name, content := range s.files {
-		switch name {
-		case "go.mod", "go.sum", "go.work":
+		if name == "go.mod" || name == "go.sum" {
 			continue
 		}
-		path := filepath.Join(dir, filepath.FromSlash(name))
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		if err := root.MkdirAll(path.Dir(name), 0o700); err != nil {
 			return err
 		}
-		if err := os.WriteFile(path, content, 0o600); err != nil {
+		if err := root.WriteFile(name, content, 0o600); err != nil {
 			return err
 		}
 	}
@@ -290,8 +302,8 @@ func (b *Builder) write(dir string, s *Source) error {
 	if version == "" {
 		version = b.goVersion
 	}
-	mod := fmt.Sprintf("module %s\n\ngo %s\n\nrequire %s v0.0.0\n\nreplace %s => %s\n", s.module, version, sdk.Module, sdk.Module, b.sdkDir)
-	return os.WriteFile(filepath.Join(dir, "go.mod"), []byte(mod), 0o600)
+	mod := fmt.Sprintf("module %s\n\ngo %s\n\nrequire %s v0.0.0\n\nreplace %s => %s\n", s.module, version, sdk.Module, sdk.Module, filepath.ToSlash(sdkDir))
+	return root.WriteFile("go.mod", []byte(mod), 0o600)
 }
 
 // env is everything a build sees of this machine.

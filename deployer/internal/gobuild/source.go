@@ -12,7 +12,6 @@ import (
 	"io"
 	"maps"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -53,11 +52,16 @@ func FromFiles(files map[string][]byte) (*Source, error) {
 			return nil, fault.New(codes.InvalidArgument, fault.ReasonTooLarge, "code.files: more than %d MiB of source", MaxBytes>>20).AddField("code.files", "at most %d MiB in all", MaxBytes>>20)
 		}
 	}
-	s := &Source{files: files, module: "service"}
-	if err := s.readMod(); err != nil {
+	if err := checkFolders(files); err != nil {
 		return nil, err
 	}
-	return s, s.checkMain()
+	s := &Source{files: files, module: "service"}
+	for _, check := range []func() error{s.readMod, s.checkGo, s.checkMain} {
+		if err := check(); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
 }
 
 // FromTar reads an archive of source files. Anything but regular files and folders is refused.
@@ -121,24 +125,6 @@ func (s *Source) digest() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-func checkPath(name string) error {
-	bad := func(why string) error {
-		return fault.Invalid("code.files", "%q %s; want a path relative to the package folder, with slashes", name, why)
-	}
-	switch {
-	case name == "" || len(name) > maxPath:
-		return bad(fmt.Sprintf("is empty or longer than %d bytes", maxPath))
-	case path.Clean(name) != name || !filepath.IsLocal(filepath.FromSlash(name)):
-		return bad("leads out of the package folder or is not in its shortest form")
-	case strings.ContainsAny(name, "\\:\x00") || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		return bad("has characters that a source path cannot have")
-	}
-	if err := module.CheckFilePath(name); err != nil {
-		return bad("cannot be a file of a Go module")
-	}
-	return nil
-}
-
 // readMod takes what may stand in the source's own go.mod.
 func (s *Source) readMod() error {
 	b, ok := s.files["go.mod"]
@@ -159,7 +145,7 @@ func (s *Source) readMod() error {
 	case len(other) > 0:
 		return fault.Invalid("code.files", "go.mod requires %s, but services are built without a network, from the standard library and %s alone; copy what you need into the package folder", strings.Join(other, ", "), sdk.Module).
 			Next("remove the requirement, or compile to WASM yourself and deploy the module with format wasm")
-	case len(f.Tool) > 0, len(f.Exclude) > 0:
+	case f.Toolchain != nil, len(f.Godebug) > 0, len(f.Tool) > 0, len(f.Ignore) > 0, len(f.Exclude) > 0, len(f.Retract) > 0:
 		return fault.Invalid("code.files", "go.mod may have module, go and a require of %s, nothing else", sdk.Module)
 	}
 	for _, r := range f.Replace {
@@ -170,7 +156,7 @@ func (s *Source) readMod() error {
 	if f.Module != nil {
 		s.module = f.Module.Mod.Path
 	}
-	if s.module == sdk.Module || module.CheckImportPath(s.module) != nil {
+	if s.module == sdk.Module || s.module == "std" || s.module == "cmd" || module.CheckImportPath(s.module) != nil {
 		return fault.Invalid("code.files", "go.mod: %q cannot be this module's path", s.module)
 	}
 	if f.Go != nil {

@@ -51,8 +51,8 @@ func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
-// code holds the compiled services and a cache that stays warm from test to test.
-var code struct{ kitchen, upper, echo, svc, cache string }
+// code holds the services, the compiling child and a cache that stays warm from test to test.
+var code struct{ kitchen, upper, echo, svc, compiler, cache string }
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "runner-test-")
@@ -61,8 +61,8 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	code.kitchen, code.upper, code.echo = filepath.Join(dir, "kitchen.wasm"), filepath.Join(dir, "upper.wasm"), filepath.Join(dir, "echo.wasm")
-	code.svc, code.cache = filepath.Join(dir, "svc"), filepath.Join(dir, "cache")
-	if err := errors.Join(enginetest.Kitchen(code.kitchen), enginetest.Upper(code.upper), nativetest.Service(code.svc),
+	code.svc, code.compiler, code.cache = filepath.Join(dir, "svc"), filepath.Join(dir, "compiler"), filepath.Join(dir, "cache")
+	if err := errors.Join(enginetest.Kitchen(code.kitchen), enginetest.Upper(code.upper), nativetest.Service(code.svc), enginetest.Compiler(code.compiler),
 		os.WriteFile(code.echo, enginetest.Echo(), 0o600)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -170,13 +170,9 @@ func (r *rig) startRunner() {
 	if r.apart {
 		r.cmd = r.spawn("runner", r.boot)
 	} else {
-		exe, err := os.Executable()
-		if err != nil {
-			r.t.Fatal(err)
-		}
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
-		go func() { done <- runner.Run(ctx, r.boot, exe, slog.New(slog.NewTextHandler(r.stderr, nil))) }()
+		go func() { done <- runner.Run(ctx, r.boot, code.compiler, slog.New(slog.NewTextHandler(r.stderr, nil))) }()
 		var once sync.Once
 		r.stop = func() {
 			once.Do(func() {

@@ -16,15 +16,14 @@ import (
 	"buf.build/go/protovalidate"
 	"github.com/nats-io/nkeys"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/solo-os/solo/bus/rpc"
 	"github.com/solo-os/solo/gateway/internal/holder"
 	"github.com/solo-os/solo/gateway/internal/kernel"
+	"github.com/solo-os/solo/gateway/internal/listen"
 	"github.com/solo-os/solo/proto/fault"
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
@@ -35,20 +34,27 @@ type Front struct {
 	log      *slog.Logger
 	check    protovalidate.Validator
 	duration *prometheus.HistogramVec
+	conns    *listen.Listener
+	open     chan struct{} // a place for each call that needs no handle
 }
 
 // New makes a front and registers its metrics.
-func New(pool *holder.Pool, log *slog.Logger, metrics prometheus.Registerer) (*Front, error) {
+func New(pool *holder.Pool, conns *listen.Listener, log *slog.Logger, metrics prometheus.Registerer) (*Front, error) {
 	v, err := protovalidate.New()
 	if err != nil {
 		return nil, err
 	}
-	f := &Front{pool: pool, log: log, check: v, duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	f := &Front{pool: pool, log: log, check: v, conns: conns, open: make(chan struct{}, maxOpen), duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "solo_grpc_request_duration_ms",
 		Help:    "Time from the arrival of a gRPC request to its answer, in milliseconds; for streams, to their end.",
 		Buckets: []float64{0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000},
 	}, []string{"method", "code"})}
 	if err := metrics.Register(f.duration); err != nil {
+		return nil, err
+	}
+	if err := metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "solo_grpc_connections", Help: "Connections of gRPC clients.",
+	}, func() float64 { all, _ := conns.Counts(); return float64(all) })); err != nil {
 		return nil, err
 	}
 	return f, metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -119,7 +125,7 @@ func (f *Front) validate(m any) error {
 	if !ok {
 		return fault.Internal(fmt.Errorf("%T is no message", m), "the request cannot be read")
 	}
-	return rpc.Validate(f.check, pm)
+	return valid(f.check, pm)
 }
 
 // around does one call: authenticated, bounded, guarded against panics, counted.
@@ -167,18 +173,11 @@ func (f *Front) wire(ctx context.Context, m string, err error) error {
 // authenticate finds the connection of the handle that a call presents.
 func (f *Front) authenticate(ctx context.Context) (*holder.Conn, func(context.Context) error, func(), error) {
 	md, _ := metadata.FromIncomingContext(ctx)
-	values := md.Get("authorization")
-	if len(values) != 1 {
-		return nil, nil, nil, fault.New(codes.Unauthenticated, fault.ReasonUnauthenticated, "no handle came with the call: send metadata `authorization: Bearer SU...` once")
+	seed, err := bearer(md)
+	if err != nil {
+		return nil, nil, nil, err
 	}
-	scheme, seed, ok := strings.Cut(values[0], " ")
-	if !ok || !strings.EqualFold(scheme, "bearer") || !handleShape(seed) {
-		return nil, nil, nil, fault.New(codes.Unauthenticated, fault.ReasonUnauthenticated, "what came is no handle: want metadata `authorization: Bearer SU...`, a user seed of 58 characters")
-	}
-	from := ""
-	if p, ok := peer.FromContext(ctx); ok {
-		from = p.Addr.String()
-	}
+	from := address(ctx)
 	c, release, err := f.pool.Get(ctx, seed, from)
 	if err != nil {
 		return nil, nil, nil, f.refusal(err)
@@ -193,18 +192,20 @@ func (f *Front) authenticate(ctx context.Context) (*holder.Conn, func(context.Co
 	return c, redial, release, nil
 }
 
-// handleShape tells whether s is a user seed. The check sum of a seed catches typing errors
-// before a connection is tried.
-func handleShape(s string) bool {
-	if len(s) != 58 || !strings.HasPrefix(s, "SU") {
-		return false
+// bearerToken takes the user seed out of an authorization value. The check sum of a seed catches typing
+// errors before a connection is tried.
+func bearerToken(value string) (string, bool) {
+	scheme, seed, ok := strings.Cut(value, " ")
+	if !ok || !strings.EqualFold(scheme, "bearer") || len(seed) != 58 || !strings.HasPrefix(seed, "SU") {
+		return "", false
 	}
-	kp, err := nkeys.FromSeed([]byte(s))
+	prefix, raw, err := nkeys.DecodeSeed([]byte(seed))
 	if err != nil {
-		return false
+		return "", false
 	}
-	kp.Wipe()
-	return true
+	// The last character carries two bits that mean nothing: one handle has one spelling.
+	again, err := nkeys.EncodeSeed(prefix, raw)
+	return seed, err == nil && string(again) == seed
 }
 
 func (f *Front) refusal(err error) error {

@@ -52,6 +52,8 @@ type Options struct {
 	// Rate is calls a second of one holder, Concurrency its calls under way.
 	Rate        float64
 	Concurrency int
+	// Live tells of a public key whether its capability lives, as far as this process knows.
+	Live func(id string) bool
 	// RefusalRate is how many refused handles a second one peer may present.
 	RefusalRate float64
 }
@@ -100,6 +102,25 @@ func (p *Pool) Get(ctx context.Context, seed, peer string) (c *Conn, release fun
 		return nil, nil, ErrRefused
 	}
 	return c, sync.OnceFunc(func() { p.give(c) }), nil
+}
+
+// Screen decides from what this process knows whether a handle is worth a connection: it has one, or its
+// capability lives. It never waits.
+func (p *Pool) Screen(seed, peer string) error {
+	p.mu.Lock()
+	e := p.entries[sha256.Sum256([]byte(seed))]
+	p.mu.Unlock()
+	if e != nil {
+		return nil
+	}
+	if !p.peers.may(peer) {
+		return ErrTooManyRefusals
+	}
+	if id, err := conn.ID(seed); err != nil || !p.o.Live(id) {
+		p.peers.refused(peer)
+		return ErrRefused
+	}
+	return nil
 }
 
 // Len is how many connections are kept.

@@ -69,7 +69,7 @@ func (s *Server) send(ctx context.Context, of subject.Service, op string, payloa
 		})
 		switch {
 		case err == nil:
-			return r, rpc.ReplyError(r)
+			return r, advise(rpc.ReplyError(r), of)
 		case errors.Is(err, nats.ErrNoResponders):
 			again, why := s.silence(ctx, c, of)
 			if !again || time.Since(begin) > resendFor {
@@ -85,6 +85,19 @@ func (s *Server) send(ctx context.Context, of subject.Service, op string, payloa
 			return nil, rpc.TransportError(err, of.String())
 		}
 	}
+}
+
+// advise adds what to do next to what a service's instance answered, where it does not say.
+func advise(err error, of subject.Service) error {
+	f, ok := errors.AsType[*fault.Error](err)
+	switch {
+	case !ok || f.Help != "":
+	case f.Reason == fault.ReasonInstanceCrashed:
+		f.Next("`solo crash %s` shows why", of)
+	case f.Reason == fault.ReasonDeadlineExceeded:
+		f.Next("give the operation more with operations[].timeout in the manifest of %s, which is 30s where it says nothing", of)
+	}
+	return err
 }
 
 // ours tells whether an error is the pool's own, which translate knows.

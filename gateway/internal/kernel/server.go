@@ -75,8 +75,9 @@ func (s *Server) translate(ctx context.Context, c *holder.Conn, subj string, err
 		return lost(ctx)
 	case errors.Is(err, holder.ErrClosing):
 		return Stopping()
-	case fault.Is(err, fault.ReasonNotGranted) && fault.From(err).Metadata["smallest_grant"] == "":
-		// A gate said no where the bus had let the message pass.
+	case fault.Is(err, fault.ReasonNotGranted) && fault.From(err).Metadata["decision"] != "" && fault.From(err).Metadata["smallest_grant"] == "":
+		// A gate said no where the bus had let the message pass. What a component refuses for a
+		// reason of its own it explains itself.
 		return s.denial(ctx, c, subj)
 	}
 	return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/solo-os/solo/bus/fence"
 	"github.com/solo-os/solo/proto/fault"
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
 	"github.com/solo-os/solo/proto/subject"
@@ -93,7 +94,21 @@ func (s *Server) RevokeCapability(ctx context.Context, req *solov1.RevokeCapabil
 		return nil, fault.Invalid("id", "it is no capability id: want U and 55 more characters")
 	}
 	resp := &solov1.RevokeCapabilityResponse{}
-	return resp, s.ask(ctx, subject.Capmgr, "revoke", subject.Nothing(), req, resp)
+	err := s.ask(ctx, subject.Capmgr, "revoke", subject.Nothing(), req, resp)
+	if req.GetId() == from(ctx).Peer.ID && fault.Is(err, fault.ReasonHandleRefused) {
+		return s.ownEnd(ctx)
+	}
+	return resp, err
+}
+
+// ownEnd answers one who revoked the handle that asked: the connection was cut before the answer
+// came, and the bus refuses the handle. What was revoked with it is not known here. By then
+// every gate has acknowledged, or its lease has run out.
+func (s *Server) ownEnd(ctx context.Context) (*solov1.RevokeCapabilityResponse, error) {
+	if err := pause(ctx, fence.AckTime+fence.LeaseTime); err != nil {
+		return nil, err
+	}
+	return &solov1.RevokeCapabilityResponse{RevokedCount: 1, ConnectionsCut: 1}, nil
 }
 
 // DescribeCapability returns a capability of the holder's subtree.

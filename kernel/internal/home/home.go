@@ -6,7 +6,7 @@
 //	caps.head     the signed head of that chain, outside the store
 //	bus/          the store of the bus
 //	run/          sockets, and addresses.json while all of Solo is ready
-//	kernel.lock   held by the one kernel of this home
+//	kernel.lock   held by the one kernel of this home, with its pid
 package home
 
 import (
@@ -69,7 +69,11 @@ func Open(dir string) (*Home, error) {
 		return nil, fmt.Errorf("home: %w", err)
 	}
 	if err := syscall.Flock(int(h.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("home %s is in use by another solo-kernel", dir), h.lock.Close())
+		return nil, errors.Join(fmt.Errorf("home %s is in use by another solo-kernel%s", dir, h.owner()), h.lock.Close())
+	}
+	// Who holds the lock is for people to read; the lock itself is the kernel's.
+	if _, err := h.lock.WriteAt(fmt.Appendf(nil, "%-20d\n", os.Getpid()), 0); err != nil {
+		return nil, errors.Join(fmt.Errorf("home: %w", err), h.Close())
 	}
 	if err := errors.Join(h.node(), h.chain(), h.root()); err != nil {
 		return nil, errors.Join(err, h.Close())
@@ -82,6 +86,17 @@ func Open(dir string) (*Home, error) {
 
 // Close gives the lock back.
 func (h *Home) Close() error { return h.lock.Close() }
+
+// owner names the process that holds the lock, empty where the file does not say.
+func (h *Home) owner() string {
+	b := make([]byte, 20)
+	n, _ := h.lock.ReadAt(b, 0) // nothing to read is nothing to say
+	pid := strings.TrimSpace(string(b[:n]))
+	if pid == "" {
+		return ""
+	}
+	return " (pid " + pid + ")"
+}
 
 // Head is the file of the capability chain's signed head.
 func (h *Home) Head() string { return filepath.Join(h.Dir, "caps.head") }

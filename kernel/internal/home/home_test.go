@@ -1,6 +1,7 @@
 package home
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,7 +30,7 @@ func TestIdentitiesLast(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(d); err == nil || !strings.Contains(err.Error(), "in use") {
+	if _, err := Open(d); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("in use by another solo-kernel (pid %d)", os.Getpid())) {
 		t.Errorf("a second kernel opens the same home: %v", err)
 	}
 	if err := os.WriteFile(first.Addresses(), []byte("{}"), 0o600); err != nil {

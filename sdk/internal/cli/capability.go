@@ -148,7 +148,14 @@ func (a *app) revokeCommand() *cobra.Command {
 					return err
 				}
 				return a.print(resp, func(w io.Writer) {
-					fmt.Fprintf(w, "%d capabilities are dead, %d live connections were cut\n", resp.GetRevokedCount(), resp.GetConnectionsCut())
+					switch {
+					case id == c.ID():
+						fmt.Fprintln(w, "your own handle is dead, with all that was granted from it")
+					case resp.GetRevokedCount() == 0:
+						fmt.Fprintf(w, "%s was revoked already\n", id)
+					default:
+						fmt.Fprintf(w, "%d capabilities are dead, %d live connections were cut\n", resp.GetRevokedCount(), resp.GetConnectionsCut())
+					}
 				})
 			})
 		},

@@ -113,7 +113,7 @@ $SOLO_HOME/root.nk. SOLO_HOME is .solo unless it is set.`,
 	f.StringVar(&a.cert, "tls-cert", a.Getenv("SOLO_TLS_CERT"), "`file` with a client certificate (SOLO_TLS_CERT)")
 	f.StringVar(&a.key, "tls-key", a.Getenv("SOLO_TLS_KEY"), "`file` with its key (SOLO_TLS_KEY)")
 	f.BoolVar(&a.plaintext, "plaintext", false, "allow sending the handle unencrypted to another machine")
-	f.DurationVar(&a.timeout, "timeout", 0, "give up after this `time`; 0 leaves it to the command")
+	f.DurationVar(&a.timeout, "timeout", 0, "give up after this `time`; 0 leaves it to the command: 30s, 5m for what changes services, the operation's own timeout for a call, no end for streams")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		if a.output != "text" && a.output != "json" {
@@ -234,7 +234,7 @@ func (a *app) client(cmd *cobra.Command, limit time.Duration, f func(ctx context
 	}
 	c, err := agent.Dial(cmd.Context(), agent.Options{Addr: addr, HandleFile: a.handleFile(), TLS: t, PlaintextOffLoopback: a.plaintext})
 	if err != nil {
-		return a.noHandle(err)
+		return a.noClient(err)
 	}
 	defer c.Close()
 	ctx := cmd.Context()

@@ -9,18 +9,26 @@ import (
 
 	"github.com/solo-os/solo/proto/fault"
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
+	"github.com/solo-os/solo/sdk/agent"
 	"github.com/solo-os/solo/sdk/manifest"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
-// noHandle says what to do when there is no handle to use.
-func (a *app) noHandle(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return fault.New(codes.Unauthenticated, fault.ReasonUnauthenticated, "there is no handle: %v", err).
-			Next("start Solo with `solo up`, which makes %s, or name your handle's file with --handle or SOLO_HANDLE", a.homeDir().Handle())
+// noClient says what to do when there is no handle to use, or none that may be sent.
+func (a *app) noClient(err error) error {
+	if errors.Is(err, agent.ErrCleartext) {
+		return fault.New(codes.FailedPrecondition, fault.ReasonInvalidArgument, "%v", err).
+			Next("--tls-ca FILE turns on TLS; --plaintext sends the handle as it is, to whoever listens on the way")
 	}
-	return err
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f := fault.New(codes.Unauthenticated, fault.ReasonUnauthenticated, "there is no handle: %v", err)
+	if a.handle != "" {
+		return f.Next("name the file of your handle with --handle or SOLO_HANDLE; without them it is %s", a.homeDir().Handle())
+	}
+	return f.Next("start Solo with `solo up`, which makes %s, or name your handle's file with --handle or SOLO_HANDLE", a.homeDir().Handle())
 }
 
 // explain writes an error for a person.
@@ -67,6 +75,8 @@ func (a *app) next(f *fault.Error) string {
 		return f.Help
 	case f.Metadata["smallest_grant"] != "":
 		return fmt.Sprintf("ask one who holds it for: solo grant --rule '%s' --public-key YOUR_ID", f.Metadata["smallest_grant"])
+	case f.Reason == fault.ReasonDeadlineExceeded:
+		return "give more time with --timeout"
 	case f.Code == codes.Unavailable:
 		addr, err := a.address()
 		if err != nil {

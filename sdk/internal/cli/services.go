@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/solo-os/solo/proto/fault"
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
 	"github.com/solo-os/solo/sdk/agent"
 	"github.com/spf13/cobra"
@@ -17,12 +18,18 @@ import (
 // maxPayload is how many bytes a call may carry.
 const maxPayload = 1 << 20
 
+// operation is longer than the most that an operation's own timeout may be, which is to decide.
+const operation = 11 * time.Minute
+
 func (a *app) callCommand() *cobra.Command {
 	var verbose bool
 	cmd := &cobra.Command{
-		Use:     "call NAMESPACE/NAME OPERATION [PAYLOAD|-]",
-		Short:   "Send a message to a service and print its reply",
-		Long:    "The payload is the last argument, or stdin when that is -. The reply goes to stdout as it is.",
+		Use:   "call NAMESPACE/NAME OPERATION [PAYLOAD|-]",
+		Short: "Send a message to a service and print its reply",
+		Long: `The payload is the last argument, or stdin when that is -. The reply goes to stdout as it is.
+
+How long a call may take is the operation's timeout: operations[].timeout in the manifest, 30s
+where it says nothing, at most 10m. --timeout gives up earlier.`,
 		Example: "  solo call acme/counter add\n  solo call acme/wordcount count - <book.txt",
 		Args:    between(2, 3, "NAMESPACE/NAME OPERATION [PAYLOAD|-]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -38,12 +45,15 @@ func (a *app) callCommand() *cobra.Command {
 			} else if len(args) == 3 {
 				payload = []byte(args[2])
 			}
-			return a.client(cmd, quick, func(ctx context.Context, c *agent.Client) error {
+			return a.client(cmd, operation, func(ctx context.Context, c *agent.Client) error {
 				p := a.progress("calling " + args[0])
 				defer p.stop()
 				begin := time.Now()
 				resp, err := c.Call(ctx, args[0], args[1], payload)
 				p.stop()
+				if fault.Is(err, fault.ReasonDeadlineExceeded) {
+					return fault.From(err).Next("give more with --timeout, or with operations[].timeout in the manifest, which is 30s where it says nothing")
+				}
 				if err != nil {
 					return err
 				}

@@ -47,10 +47,16 @@ type Server struct {
 	flaky     int                                        // mu
 }
 
-// Start serves until the test ends.
+// Start serves on a free port until the test ends.
 func Start(t testing.TB) *Server {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return StartAt(t, "127.0.0.1:0")
+}
+
+// StartAt serves on an address until the test ends.
+func StartAt(t testing.TB, addr string) *Server {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,8 +220,9 @@ func (s *Server) List(_ context.Context, req *solov1.ListRequest) (*solov1.ListR
 	return resp, nil
 }
 
-// Call answers op echo with the payload, op bytes with what is no text, and refuses op secret.
-func (s *Server) Call(_ context.Context, req *solov1.CallRequest) (*solov1.CallResponse, error) {
+// Call answers op echo with the payload, op bytes with what is no text and op slow never; the
+// others fail, each in its way.
+func (s *Server) Call(ctx context.Context, req *solov1.CallRequest) (*solov1.CallResponse, error) {
 	b := req.GetPayload()
 	if t := req.GetText(); t != "" {
 		b = []byte(t)
@@ -225,6 +232,9 @@ func (s *Server) Call(_ context.Context, req *solov1.CallRequest) (*solov1.CallR
 		return &solov1.CallResponse{Payload: b, Text: string(b), Instance: "i1", Revision: 1}, nil
 	case "bytes":
 		return &solov1.CallResponse{Payload: []byte{0xff, 0}, Instance: "i1", Revision: 1}, nil
+	case "slow":
+		<-ctx.Done()
+		return nil, ctx.Err()
 	case "secret":
 		return nil, fault.New(codes.PermissionDenied, fault.ReasonNotGranted, "the capability does not allow call:secret").
 			With("smallest_grant", "svc:"+req.GetService()+"=call:secret").With("grantors", "UGGG").With("holder", "UHHH")
@@ -257,6 +267,9 @@ func (s *Server) RevokeCapability(_ context.Context, req *solov1.RevokeCapabilit
 	c := s.caps[req.GetId()]
 	if c == nil {
 		return nil, fault.New(codes.NotFound, fault.ReasonCapabilityNotFound, "there is no capability %s among yours", req.GetId())
+	}
+	if !c.GetLive() {
+		return &solov1.RevokeCapabilityResponse{}, nil
 	}
 	c.Live, c.RevokedAt = false, timestamppb.New(Epoch())
 	return &solov1.RevokeCapabilityResponse{RevokedCount: 1, ConnectionsCut: 2}, nil
