@@ -18,7 +18,7 @@ func TestGrants(t *testing.T) {
 	key := bustest.NewHandle(t)
 	if _, err := root.try(t, &solov1.GrantCapabilityRequest{
 		Rules: []string{"svc:alice/*=*"}, Depth: 3, Ttl: hours(2), Label: "alice", PublicKey: key.ID,
-		Budget: &solov1.Budget{Services: 5, MemoryBytes: 1 << 20, Lifetime: hours(1)},
+		Budget: &solov1.Budget{Services: 5, MemoryBytes: 1 << 20, Lifetime: hours(4)},
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func TestGrants(t *testing.T) {
 		"no depth":        {leaf, &solov1.GrantCapabilityRequest{Rules: []string{"svc:alice/counter=call:get"}}, fault.ReasonGrantDepth, nil},
 		"too long":        {alice, &solov1.GrantCapabilityRequest{Rules: []string{"svc:alice/a=status"}, Ttl: hours(3)}, fault.ReasonGrantExpiry, []string{"1h59m"}},
 		"budget":          {alice, &solov1.GrantCapabilityRequest{Rules: []string{"svc:alice/a=status"}, Budget: &solov1.Budget{Services: 6}}, fault.ReasonGrantBudget, []string{"budget.services", "at most 5"}},
-		"budget lifetime": {alice, &solov1.GrantCapabilityRequest{Rules: []string{"svc:alice/a=status"}, Budget: &solov1.Budget{Lifetime: hours(2)}}, fault.ReasonGrantBudget, []string{"budget.lifetime"}},
+		"budget lifetime": {alice, &solov1.GrantCapabilityRequest{Rules: []string{"svc:alice/a=status"}, Budget: &solov1.Budget{Lifetime: hours(5)}}, fault.ReasonGrantBudget, []string{"budget.lifetime"}},
 		"key in use":      {alice, &solov1.GrantCapabilityRequest{Rules: []string{"svc:alice/a=status"}, PublicKey: leaf.ID}, fault.ReasonCapabilityExists, nil},
 		"component's key": {alice, &solov1.GrantCapabilityRequest{Rules: []string{"svc:alice/a=status"}, PublicKey: w.KernelID}, fault.ReasonCapabilityExists, nil},
 		"no rules":        {alice, &solov1.GrantCapabilityRequest{}, fault.ReasonInvalidArgument, []string{"rules"}},
@@ -74,12 +74,12 @@ func TestGrants(t *testing.T) {
 		t.Errorf("%v", f.Metadata)
 	}
 
-	// Without a ttl: one hour, or what the parent has left. A budget left open is the parent's.
+	// Without a ttl: one hour, or what the parent has left. A budget left open is drawn from the parent's.
 	resp, err := alice.try(t, &solov1.GrantCapabilityRequest{Rules: []string{"svc:alice/a=status"}, Ttl: durationpb.New(time.Minute), Depth: 1, Budget: &solov1.Budget{Services: 2}})
 	if err != nil || !strings.HasPrefix(resp.GetHandle(), "SU") {
 		t.Fatal(resp, err)
 	}
-	if want := (&solov1.Budget{Services: 2, MemoryBytes: 1 << 20, Lifetime: hours(1)}); !proto.Equal(resp.GetCapability().GetBudget(), want) {
+	if want := (&solov1.Budget{Services: 2}); !proto.Equal(resp.GetCapability().GetBudget(), want) {
 		t.Errorf("%v", resp.GetCapability().GetBudget())
 	}
 	short := dial(t, w, bustest.Handle{Seed: resp.GetHandle(), ID: resp.GetCapability().GetId()})

@@ -155,6 +155,9 @@ func (c *Controller) sweep(ctx context.Context) {
 func (c *Controller) settle(ctx context.Context, name string) (again time.Duration) {
 	e, known := c.book.get(name)
 	run := known && wanted(e.reg)
+	if run && c.outlived(e.reg) {
+		return c.expire(ctx, e)
+	}
 	var match *nodev1.PlacementState
 	for _, p := range c.actual.of(name) {
 		if run && p.GetRevision() == e.reg.GetRevision() && p.GetEpoch() == e.reg.GetEpoch() {

@@ -224,6 +224,9 @@ func printCapability(w io.Writer, d *solov1.DescribeCapabilityResponse) {
 		fmt.Fprintf(w, "  %s\n", r)
 	}
 	fmt.Fprintf(w, "expires %s, may delegate %d deep, granted %s\n", expiry(x.GetExpiresAt()), x.GetDepth(), expiry(x.GetGrantedAt()))
+	for _, b := range budgets(x) {
+		fmt.Fprintf(w, "budget %s\n", b)
+	}
 	for _, p := range d.GetAncestors() {
 		fmt.Fprintf(w, "from %s  %s  %s\n", p.GetId(), liveness(p), plain(orDash(p.GetLabel())))
 	}
@@ -235,6 +238,25 @@ func printCapability(w io.Writer, d *solov1.DescribeCapabilityResponse) {
 		rows = append(rows, []string{k.GetId(), liveness(k), orDash(k.GetKind()), orDash(k.GetLabel()), expiry(k.GetExpiresAt()), strings.Join(k.GetRules(), " ")})
 	}
 	table(w, "CHILD STATE KIND LABEL EXPIRES RULES", rows)
+}
+
+// budgets lists what a capability's subtree may take, and how much of it is taken.
+func budgets(c *solov1.Capability) (out []string) {
+	b, u := c.GetBudget(), c.GetUsed()
+	add := func(name string, size, used uint64, show func(uint64) string) {
+		if size > 0 {
+			out = append(out, fmt.Sprintf("%s: %s, %s of it taken", name, show(size), show(used)))
+		}
+	}
+	plainly := func(n uint64) string { return fmt.Sprint(n) }
+	add("services", uint64(b.GetServices()), uint64(u.GetServices()), plainly)
+	add("memory", b.GetMemoryBytes(), u.GetMemoryBytes(), manifest.FormatSize)
+	add("cpu", uint64(b.GetCpuMillis()), uint64(u.GetCpuMillis()), func(n uint64) string { return manifest.FormatCPU(uint32(n)) })
+	add("calls a second", uint64(b.GetCallsPerSecond()), uint64(u.GetCallsPerSecond()), plainly)
+	if d := b.GetLifetime().AsDuration(); d > 0 {
+		out = append(out, "lifetime: nothing in it lives longer than "+d.String())
+	}
+	return out
 }
 
 func liveness(c *solov1.Capability) string {
