@@ -73,8 +73,10 @@ func TestRefusals(t *testing.T) {
 		{"dash for underscore", head + "limits:\n  calls-per-second: 2\n", `m.yaml:4:3: limits.calls-per-second: unknown field (did you mean "calls_per_second"?)`},
 		{"far miss", head + "restart: {colour: red}\n", "restart.colour: unknown field: the fields here are max, type, within"},
 		{"twice", head + "format: wasm\n", "m.yaml:3:1: format: is given twice"},
-		{"no name", "format: go\n", "m.yaml: name: is missing"},
-		{"no format", "name: a/b\n", "m.yaml: format: is missing"},
+		{"no name", "format: go\n", "m.yaml: name: is missing: want namespace/name"},
+		{"no format", "name: a/b\n", "m.yaml: format: is missing: want go, wasm, binary"},
+		{"empty", "", "m.yaml: is empty: want at least name, format and source"},
+		{"comments only", "# nothing\n", "m.yaml: is empty"},
 		{"bad name", "name: Acme\nformat: go\n", `m.yaml:1:7: name: "Acme" is no service name`},
 		{"bad format", "name: a/b\nformat: gow\n", `format: "gow" is no format (did you mean "go"?)`},
 		{"bad enum", head + "restart: {type: permanant}\n", `(did you mean "permanent"?): want permanent, transient, temporary`},
@@ -97,7 +99,7 @@ func TestRefusals(t *testing.T) {
 		{"rule", head + "grants: [\"svc:acme/x=fly\"]\n", `grants[0]: rule "svc:acme/x=fly": verb "fly"`},
 		{"match", head + "state: {keys: [{match: \"a*b*\", mode: none}]}\n", "a prefix followed by one *"},
 		{"mode missing", head + "state: {keys: [{match: a}]}\n", "state.keys[0].mode: is missing"},
-		{"env name", head + "env: {lower: 1}\n", `"lower" is no name of a variable`},
+		{"env name", head + "env: {1st: 1}\n", `"1st" is no name of a variable`},
 		{"env ours", head + "env: {SOLO_X: 1}\n", "names beginning with SOLO_ are Solo's own"},
 		{"env twice", head + "env: {A: 1, A: 2}\n", "env.A: is given twice"},
 		{"null", head + "limits:\n", "limits: has no value"},
@@ -123,6 +125,15 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("got\n%v\nwant\n%s", err, c.want)
 			}
 		})
+	}
+}
+
+// What may be right with the format that is missing is no contradiction.
+func TestAMissingFormatIsTheOneProblem(t *testing.T) {
+	_, err := Parse("m.yaml", []byte("name: a/b\nprotocol: http\nenv: {lower_Case1: x}\n"))
+	var e *Error
+	if !errors.As(err, &e) || len(e.Problems) != 1 {
+		t.Error(err)
 	}
 }
 

@@ -52,6 +52,22 @@ func (e usageError) Unwrap() error { return e.err }
 
 func misuse(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
+// flagError is misuse of a flag, in words where a parser of Go's speaks.
+func flagError(err error) error {
+	text := err.Error()
+	for _, w := range []struct{ from, to string }{
+		{": strconv.ParseBool", "true or false"},
+		{": strconv.ParseFloat", "a number"},
+		{": strconv.", "a whole number, not negative"},
+		{": time: ", "a time, e.g. 30s, 5m or 1h"},
+	} {
+		if before, _, found := strings.Cut(text, w.from); found {
+			return misuse("%s: want %s", before, w.to)
+		}
+	}
+	return usageError{err}
+}
+
 // silent is a failure that has been told already: exit code 1.
 type silent struct{}
 
@@ -114,7 +130,7 @@ $SOLO_HOME/root.nk. SOLO_HOME is .solo unless it is set.`,
 	f.StringVar(&a.key, "tls-key", a.Getenv("SOLO_TLS_KEY"), "`file` with its key (SOLO_TLS_KEY)")
 	f.BoolVar(&a.plaintext, "plaintext", false, "allow sending the handle unencrypted to another machine")
 	f.DurationVar(&a.timeout, "timeout", 0, "give up after this `time`; 0 leaves it to the command: 30s, 5m for what changes services, the operation's own timeout for a call, no end for streams")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		if a.output != "text" && a.output != "json" {
 			return misuse("--output %q: want text or json", a.output)
