@@ -42,6 +42,11 @@ to a file of mode 0600, or alone to stdout. The id goes to stderr.`,
 			if _, err := capability.ParseRules(req.Rules); err != nil {
 				return usageError{err}
 			}
+			if req.PublicKey != "" {
+				if err := isID("--public-key", req.PublicKey); err != nil {
+					return err
+				}
+			}
 			if ttl <= 0 {
 				return misuse("--ttl %s: want a positive time", ttl)
 			}
@@ -278,7 +283,7 @@ func (a *app) canCommand() *cobra.Command {
 					}
 				})
 				if err == nil && !resp.GetAllowed() {
-					return silent{}
+					return exitCode(1)
 				}
 				return err
 			})

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,25 +69,22 @@ func flagError(err error) error {
 	return usageError{err}
 }
 
-// silent is a failure that has been told already: exit code 1.
-type silent struct{}
+// exitCode is a failure that has been told already.
+type exitCode int
 
-func (silent) Error() string { return "failed" }
+func (exitCode) Error() string { return "failed" }
 
 // Run runs one command and returns its exit code.
 func Run(ctx context.Context, args []string, env Env) int {
 	a := &app{Env: env}
 	root := a.root()
 	root.SetArgs(args)
-	root.SetIn(env.Stdin)
-	root.SetOut(env.Stdout)
-	root.SetErr(env.Stderr)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
-	if _, told := errors.AsType[silent](err); told {
-		return 1
+	if code, told := errors.AsType[exitCode](err); told {
+		return int(code)
 	}
 	if _, wrong := errors.AsType[usageError](err); wrong {
 		fmt.Fprintf(env.Stderr, "solo: %v\nsee: %s --help\n", err, cmd.CommandPath())
@@ -120,6 +118,9 @@ $SOLO_HOME/root.nk. SOLO_HOME is .solo unless it is set.`,
 			return misuse("which command?")
 		},
 	}
+	root.SetIn(a.Stdin)
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
 	f := root.PersistentFlags()
 	f.StringVar(&a.handle, "handle", a.Getenv("SOLO_HANDLE"), "`file` with the handle to use (SOLO_HANDLE)")
 	f.StringVar(&a.addr, "addr", "", "gRPC address as `host:port` (SOLO_GRPC_ADDR)")
@@ -148,6 +149,12 @@ $SOLO_HOME/root.nk. SOLO_HOME is .solo unless it is set.`,
 		a.logsCommand(), a.watchCommand(), a.auditCommand(),
 		a.grantCommand(), a.revokeCommand(), a.capsCommand(), a.canCommand(), a.handleCommand(),
 	)
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			grouped(cmd)
+		}
+	}
 	return root
 }
 
@@ -189,6 +196,9 @@ func (a *app) address() (string, error) {
 // here says, else the usual one. Port 0 in the environment asks for a free port and is none.
 func (a *app) where(flag, env, name, usual string) (string, error) {
 	if flag != "" {
+		if _, _, err := net.SplitHostPort(flag); err != nil {
+			return "", misuse("--addr %q: want host:port, e.g. %s", flag, usual)
+		}
 		return flag, nil
 	}
 	if env != "" && !strings.HasSuffix(env, ":0") {

@@ -305,7 +305,7 @@ func (a *app) rollbackCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rollback NAMESPACE/NAME",
 		Short: "Return a service to a kept revision",
-		Args:  exactly(1, "NAMESPACE/NAME"),
+		Args:  oneService(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.client(cmd, long, func(ctx context.Context, c *agent.Client) error {
 				resp, err := c.Rollback(ctx, &solov1.RollbackRequest{Service: args[0], Revision: revision})
