@@ -1,6 +1,8 @@
 package manifest
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"flag"
 	"os"
@@ -48,8 +50,11 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			text := strings.ReplaceAll(strings.ReplaceAll(string(j), `": `, `":`), `, "`, `,"`) // protojson varies its spaces on purpose
-			golden(t, filepath.Join("testdata", in+".message"), []byte(text+"\n"+doc.Source+"\n"))
+			var text bytes.Buffer // without the spaces, which protojson varies on purpose
+			if err := json.Compact(&text, j); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, filepath.Join("testdata", in+".message"), []byte(text.String()+"\n"+doc.Source+"\n"))
 			y, err := Format(doc)
 			if err != nil {
 				t.Fatal(err)

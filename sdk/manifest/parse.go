@@ -193,7 +193,7 @@ func (d *decoder) state(n *yaml.Node, path string) *solov1.StatePolicy {
 	d.mapping(n, path, fields{
 		"flush_interval": func(n *yaml.Node, p string) {
 			v := time.Duration(-1)
-			reader(d, &v, between(ParseDuration, 0, 24*time.Hour, FormatDuration))(n, p)
+			reader(d, &v, between(ParseDuration, 0, time.Hour, FormatDuration))(n, p)
 			// An interval of nothing is write-through, which the message says apart.
 			if s.FlushThrough = v == 0; v > 0 {
 				s.FlushInterval = durationpb.New(v)

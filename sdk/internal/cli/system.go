@@ -22,7 +22,11 @@ func (a *app) upCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "up [-- KERNEL FLAGS]",
 		Short: "Start Solo on this machine, in the foreground",
-		Long:  "up runs the solo-kernel beside this program, which starts everything else. What follows -- goes to it; see solo-kernel --help. It exits as the kernel does.",
+		Long: `up runs the solo-kernel beside this program, which starts everything else. What follows -- goes
+to it; see solo-kernel --help. up exits as the kernel does.
+
+In a fresh home the first deploy of Go source also compiles Go's standard library, once; later
+ones take a second or two. SOLO_BUILD_CACHE names a folder with a build cache to share.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
 				return misuse("unexpected argument %q: flags of the kernel come after --", args[0])
