@@ -34,6 +34,22 @@ func parseOp(s string) (string, error) {
 	return s, nil
 }
 
+// ParseReplicas reads how many instances a service has: 1 to 1000.
+func ParseReplicas(s string) (uint32, error) { return between(parseCount, 1, 1000, showCount)(s) }
+
+// CheckEnv tells whether a variable may have this name and value.
+func CheckEnv(name, value string) error {
+	switch {
+	case !regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`).MatchString(name):
+		return fmt.Errorf("%q is no name of a variable: want letters, digits and _, no digit first, at most 128", name)
+	case strings.HasPrefix(name, "SOLO_"):
+		return errors.New("names beginning with SOLO_ are Solo's own")
+	case len(value) > 32768:
+		return fmt.Errorf("is %d bytes: at most 32768", len(value))
+	}
+	return nil
+}
+
 func parseMatch(s string) (string, error) {
 	if s == "" || len(s) > 256 || strings.Contains(strings.TrimSuffix(s, "*"), "*") {
 		return "", fmt.Errorf("%q: want a key, or a prefix followed by one *, at most 256 characters", s)
@@ -53,10 +69,12 @@ func atMost(n int) func(string) (string, error) {
 // contradictions looks for fields that are right by themselves and wrong together.
 func (d *decoder) contradictions(doc *Document) {
 	m := doc.Manifest
-	for _, f := range []string{"name", "format"} {
-		if d.at[f] == nil {
-			d.add(nil, f, "is missing")
-		}
+	if d.at["name"] == nil {
+		d.add(nil, "name", "is missing: want namespace/name, e.g. acme/billing")
+	}
+	if d.at["format"] == nil {
+		d.add(nil, "format", "is missing: want %s", strings.Join(namesOf(formats()), ", "))
+		return // what else there is may be right with one of them
 	}
 	if n := d.at["protocol"]; n != nil && m.GetFormat() != solov1.Format_FORMAT_BINARY {
 		d.add(n, "protocol", "contradicts format %s: only a binary has a protocol", wordOf(formats(), m.GetFormat()))
@@ -93,6 +111,15 @@ func (d *decoder) contradictions(doc *Document) {
 	if n := d.at["restart.max"]; n != nil && m.GetRestart().GetType() == solov1.RestartType_RESTART_TYPE_TEMPORARY {
 		d.add(n, "restart.max", "contradicts type temporary, which never restarts")
 	}
+}
+
+// namesOf are the words there are.
+func namesOf[E any](words []word[E]) []string {
+	names := make([]string, len(words))
+	for i, w := range words {
+		names[i] = w.name
+	}
+	return names
 }
 
 // wordOf is the word for a value, empty when it has none.

@@ -3,6 +3,7 @@ package manifest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -189,13 +190,14 @@ type word[E any] struct {
 // oneOf parses an enumeration written as a word.
 func oneOf[E any](what string, words []word[E]) func(string) (E, error) {
 	return func(s string) (E, error) {
-		names := map[string]bool{}
-		list := make([]string, len(words))
-		for i, w := range words {
+		for _, w := range words {
 			if w.name == s {
 				return w.value, nil
 			}
-			names[w.name], list[i] = true, w.name
+		}
+		list, names := namesOf(words), map[string]bool{}
+		for _, n := range list {
+			names[n] = true
 		}
 		var zero E
 		return zero, fmt.Errorf("%q is no %s%s: want %s", s, what, nearest(s, names), strings.Join(list, ", "))
@@ -278,7 +280,9 @@ func load(data []byte) (*yaml.Node, error) {
 		return nil, err
 	}
 	var doc, more yaml.Node
-	if err := l.Load(&doc); err != nil {
+	if err := l.Load(&doc); errors.Is(err, io.EOF) {
+		return nil, errors.New("is empty: want at least name, format and source; `solo init` makes one to start from")
+	} else if err != nil {
 		if at, ok := errors.AsType[*yaml.LoadError](err); ok && at.Mark.Line > 0 {
 			return nil, fmt.Errorf("is not YAML or JSON: %s at line %d, column %d", at.Message, at.Mark.Line, at.Mark.Column)
 		}

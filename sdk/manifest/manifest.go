@@ -21,6 +21,8 @@ type Document struct {
 	// Source is a path relative to the manifest's folder, or `sha256:` and 64 hex digits; empty
 	// when the file names none.
 	Source string
+	// Where the file says so, counted from 1; 0 where it does not.
+	SourceLine, SourceColumn int
 }
 
 // Problem is one thing wrong with a manifest.

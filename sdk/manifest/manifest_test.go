@@ -1,6 +1,8 @@
 package manifest
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"flag"
 	"os"
@@ -48,8 +50,11 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			text := strings.ReplaceAll(strings.ReplaceAll(string(j), `": `, `":`), `, "`, `,"`) // protojson varies its spaces on purpose
-			golden(t, filepath.Join("testdata", in+".message"), []byte(text+"\n"+doc.Source+"\n"))
+			var text bytes.Buffer // without the spaces, which protojson varies on purpose
+			if err := json.Compact(&text, j); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, filepath.Join("testdata", in+".message"), []byte(text.String()+"\n"+doc.Source+"\n"))
 			y, err := Format(doc)
 			if err != nil {
 				t.Fatal(err)
@@ -73,8 +78,10 @@ func TestRefusals(t *testing.T) {
 		{"dash for underscore", head + "limits:\n  calls-per-second: 2\n", `m.yaml:4:3: limits.calls-per-second: unknown field (did you mean "calls_per_second"?)`},
 		{"far miss", head + "restart: {colour: red}\n", "restart.colour: unknown field: the fields here are max, type, within"},
 		{"twice", head + "format: wasm\n", "m.yaml:3:1: format: is given twice"},
-		{"no name", "format: go\n", "m.yaml: name: is missing"},
-		{"no format", "name: a/b\n", "m.yaml: format: is missing"},
+		{"no name", "format: go\n", "m.yaml: name: is missing: want namespace/name"},
+		{"no format", "name: a/b\n", "m.yaml: format: is missing: want go, wasm, binary"},
+		{"empty", "", "m.yaml: is empty: want at least name, format and source"},
+		{"comments only", "# nothing\n", "m.yaml: is empty"},
 		{"bad name", "name: Acme\nformat: go\n", `m.yaml:1:7: name: "Acme" is no service name`},
 		{"bad format", "name: a/b\nformat: gow\n", `format: "gow" is no format (did you mean "go"?)`},
 		{"bad enum", head + "restart: {type: permanant}\n", `(did you mean "permanent"?): want permanent, transient, temporary`},
@@ -97,7 +104,7 @@ func TestRefusals(t *testing.T) {
 		{"rule", head + "grants: [\"svc:acme/x=fly\"]\n", `grants[0]: rule "svc:acme/x=fly": verb "fly"`},
 		{"match", head + "state: {keys: [{match: \"a*b*\", mode: none}]}\n", "a prefix followed by one *"},
 		{"mode missing", head + "state: {keys: [{match: a}]}\n", "state.keys[0].mode: is missing"},
-		{"env name", head + "env: {lower: 1}\n", `"lower" is no name of a variable`},
+		{"env name", head + "env: {1st: 1}\n", `"1st" is no name of a variable`},
 		{"env ours", head + "env: {SOLO_X: 1}\n", "names beginning with SOLO_ are Solo's own"},
 		{"env twice", head + "env: {A: 1, A: 2}\n", "env.A: is given twice"},
 		{"null", head + "limits:\n", "limits: has no value"},
@@ -123,6 +130,15 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("got\n%v\nwant\n%s", err, c.want)
 			}
 		})
+	}
+}
+
+// What may be right with the format that is missing is no contradiction.
+func TestAMissingFormatIsTheOneProblem(t *testing.T) {
+	_, err := Parse("m.yaml", []byte("name: a/b\nprotocol: http\nenv: {lower_Case1: x}\n"))
+	var e *Error
+	if !errors.As(err, &e) || len(e.Problems) != 1 {
+		t.Error(err)
 	}
 }
 

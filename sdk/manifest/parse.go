@@ -1,9 +1,7 @@
 package manifest
 
 import (
-	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/solo-os/solo/proto/capability"
@@ -80,6 +78,9 @@ func Parse(file string, data []byte) (*Document, error) {
 		slices.SortStableFunc(d.problems, func(a, b Problem) int { return a.Line - b.Line })
 		return nil, &Error{file, d.problems}
 	}
+	if n := d.at["source"]; n != nil {
+		doc.SourceLine, doc.SourceColumn = n.Line, n.Column
+	}
 	tidy(doc.Manifest)
 	return doc, nil
 }
@@ -114,7 +115,7 @@ func (d *decoder) manifest(n *yaml.Node, doc *Document) {
 		"source":     reader(d, &doc.Source, parseSource),
 		"protocol":   reader(d, &m.Protocol, ParseProtocol),
 		"operations": func(n *yaml.Node, p string) { d.operations(n, p, m) },
-		"replicas":   reader(d, &m.Replicas, between(parseCount, 1, 1000, showCount)),
+		"replicas":   reader(d, &m.Replicas, ParseReplicas),
 		"limits":     func(n *yaml.Node, p string) { m.Limits = d.limits(n, p) },
 		"grants":     func(n *yaml.Node, p string) { d.grants(n, p, m) },
 		"state":      func(n *yaml.Node, p string) { m.State = d.state(n, p) },
@@ -192,7 +193,7 @@ func (d *decoder) state(n *yaml.Node, path string) *solov1.StatePolicy {
 	d.mapping(n, path, fields{
 		"flush_interval": func(n *yaml.Node, p string) {
 			v := time.Duration(-1)
-			reader(d, &v, between(ParseDuration, 0, 24*time.Hour, FormatDuration))(n, p)
+			reader(d, &v, between(ParseDuration, 0, time.Hour, FormatDuration))(n, p)
 			// An interval of nothing is write-through, which the message says apart.
 			if s.FlushThrough = v == 0; v > 0 {
 				s.FlushInterval = durationpb.New(v)
@@ -253,16 +254,11 @@ func (d *decoder) update(n *yaml.Node, path string) *solov1.UpdatePolicy {
 }
 
 func (d *decoder) env(n *yaml.Node, path string, m *solov1.Manifest) {
-	name := regexp.MustCompile(`^[A-Z_][A-Z0-9_]{0,127}$`)
 	d.pairs(n, path, func(key string, kn, value *yaml.Node, p string) {
-		switch v, ok := d.text(value, p); {
-		case !name.MatchString(key):
-			d.add(kn, p, "%q is no name of a variable: want capitals, digits and _, at most 128", key)
-		case strings.HasPrefix(key, "SOLO_"):
-			d.add(kn, p, "names beginning with SOLO_ are Solo's own")
-		case ok && len(v) > 32768:
-			d.add(value, p, "is %d bytes: at most 32768", len(v))
-		case ok:
+		v, ok := d.text(value, p)
+		if err := CheckEnv(key, v); err != nil {
+			d.add(kn, p, "%v", err)
+		} else if ok {
 			if m.Env == nil {
 				m.Env = map[string]string{}
 			}

@@ -23,6 +23,17 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
+// grammar of rules, for help.
+const grammar = `A rule is object=verb{,verb}; * stands for any namespace, name, operation, host, port or verb:
+
+  svc:NAMESPACE/NAME   call:OPERATION deploy update kill status list logs watch
+  audit                read
+  kernel               nodes usage shutdown
+  egress:HOST:PORT     connect
+
+Logs need logs, crashes too; rolling back needs update; usage of a service needs status.
+docs/capabilities.md of Solo says more.`
+
 func (a *app) grantCommand() *cobra.Command {
 	req := &solov1.GrantCapabilityRequest{}
 	var ttl, lifetime time.Duration
@@ -32,7 +43,9 @@ func (a *app) grantCommand() *cobra.Command {
 		Use:   "grant --rule RULE",
 		Short: "Pass on a part of what you may do, as a new handle",
 		Long: `grant makes a handle here, has Solo bind the rules to its public key, and writes the handle
-to a file of mode 0600, or alone to stdout. The id goes to stderr.`,
+to a file of mode 0600, or alone to stdout. The id goes to stderr.
+
+` + grammar,
 		Example: "  solo grant --rule 'svc:acme/echo=call:get,status' --ttl 1h --label bob --out bob.nk",
 		Args:    exactly(0, "flags only"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -41,6 +54,11 @@ to a file of mode 0600, or alone to stdout. The id goes to stderr.`,
 			}
 			if _, err := capability.ParseRules(req.Rules); err != nil {
 				return usageError{err}
+			}
+			if req.PublicKey != "" {
+				if err := isID("--public-key", req.PublicKey); err != nil {
+					return err
+				}
 			}
 			if ttl <= 0 {
 				return misuse("--ttl %s: want a positive time", ttl)
@@ -273,7 +291,7 @@ func (a *app) canCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "can RULE",
 		Short:   "Would this handle be allowed, and if not, who could grant it",
-		Long:    "Exit code 0 means allowed, 1 not allowed.",
+		Long:    "Exit code 0 means allowed, 1 not allowed.\n\n" + grammar,
 		Example: "  solo can svc:acme/billing=call:charge",
 		Args:    exactly(1, "one rule, e.g. svc:acme/billing=call:charge"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -300,7 +318,7 @@ func (a *app) canCommand() *cobra.Command {
 					}
 				})
 				if err == nil && !resp.GetAllowed() {
-					return silent{}
+					return exitCode(1)
 				}
 				return err
 			})

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,25 +53,38 @@ func (e usageError) Unwrap() error { return e.err }
 
 func misuse(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// silent is a failure that has been told already: exit code 1.
-type silent struct{}
+// flagError is misuse of a flag, in words where a parser of Go's speaks.
+func flagError(err error) error {
+	text := err.Error()
+	for _, w := range []struct{ from, to string }{
+		{": strconv.ParseBool", "true or false"},
+		{": strconv.ParseFloat", "a number"},
+		{": strconv.", "a whole number, not negative"},
+		{": time: ", "a time, e.g. 30s, 5m or 1h"},
+	} {
+		if before, _, found := strings.Cut(text, w.from); found {
+			return misuse("%s: want %s", before, w.to)
+		}
+	}
+	return usageError{err}
+}
 
-func (silent) Error() string { return "failed" }
+// exitCode is a failure that has been told already.
+type exitCode int
+
+func (exitCode) Error() string { return "failed" }
 
 // Run runs one command and returns its exit code.
 func Run(ctx context.Context, args []string, env Env) int {
 	a := &app{Env: env}
 	root := a.root()
 	root.SetArgs(args)
-	root.SetIn(env.Stdin)
-	root.SetOut(env.Stdout)
-	root.SetErr(env.Stderr)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
-	if _, told := errors.AsType[silent](err); told {
-		return 1
+	if code, told := errors.AsType[exitCode](err); told {
+		return int(code)
 	}
 	if _, wrong := errors.AsType[usageError](err); wrong {
 		fmt.Fprintf(env.Stderr, "solo: %v\nsee: %s --help\n", err, cmd.CommandPath())
@@ -104,6 +118,9 @@ $SOLO_HOME/root.nk. SOLO_HOME is .solo unless it is set.`,
 			return misuse("which command?")
 		},
 	}
+	root.SetIn(a.Stdin)
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
 	f := root.PersistentFlags()
 	f.StringVar(&a.handle, "handle", a.Getenv("SOLO_HANDLE"), "`file` with the handle to use (SOLO_HANDLE)")
 	f.StringVar(&a.addr, "addr", "", "gRPC address as `host:port` (SOLO_GRPC_ADDR)")
@@ -114,7 +131,7 @@ $SOLO_HOME/root.nk. SOLO_HOME is .solo unless it is set.`,
 	f.StringVar(&a.key, "tls-key", a.Getenv("SOLO_TLS_KEY"), "`file` with its key (SOLO_TLS_KEY)")
 	f.BoolVar(&a.plaintext, "plaintext", false, "allow sending the handle unencrypted to another machine")
 	f.DurationVar(&a.timeout, "timeout", 0, "give up after this `time`; 0 leaves it to the command: 30s, 5m for what changes services, the operation's own timeout for a call, no end for streams")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		if a.output != "text" && a.output != "json" {
 			return misuse("--output %q: want text or json", a.output)
@@ -132,6 +149,12 @@ $SOLO_HOME/root.nk. SOLO_HOME is .solo unless it is set.`,
 		a.logsCommand(), a.watchCommand(), a.auditCommand(),
 		a.grantCommand(), a.revokeCommand(), a.capsCommand(), a.canCommand(), a.handleCommand(),
 	)
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			grouped(cmd)
+		}
+	}
 	return root
 }
 
@@ -173,6 +196,9 @@ func (a *app) address() (string, error) {
 // here says, else the usual one. Port 0 in the environment asks for a free port and is none.
 func (a *app) where(flag, env, name, usual string) (string, error) {
 	if flag != "" {
+		if _, _, err := net.SplitHostPort(flag); err != nil {
+			return "", misuse("--addr %q: want host:port, e.g. %s", flag, usual)
+		}
 		return flag, nil
 	}
 	if env != "" && !strings.HasSuffix(env, ":0") {

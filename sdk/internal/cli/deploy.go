@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,7 +23,7 @@ import (
 type placing struct {
 	file                          string
 	format, protocol, memory, cpu string
-	replicas                      uint32
+	replicas                      string
 	grants, env, ops, args        []string
 }
 
@@ -32,7 +34,7 @@ func (p *placing) flags(cmd *cobra.Command) {
 	f.StringVar(&p.protocol, "protocol", "", "`way` to speak to a binary: http, stdio or nats")
 	f.StringVar(&p.memory, "memory", "", "memory an instance, e.g. `64Mi`")
 	f.StringVar(&p.cpu, "cpu", "", "CPU share an instance, e.g. `500m`")
-	f.Uint32Var(&p.replicas, "replicas", 0, "instances to run (`N`)")
+	f.StringVar(&p.replicas, "replicas", "", "instances to run (`N`), 1 to 1000; 1 when left out")
 	f.StringArrayVar(&p.grants, "grant", nil, "`rule` that the service may use when it calls out; repeatable")
 	f.StringArrayVar(&p.env, "env", nil, "environment variable as `KEY=VALUE`; repeatable")
 	f.StringArrayVar(&p.ops, "op", nil, "operation `name` that callers may use; repeatable, none allows any")
@@ -46,7 +48,7 @@ func (a *app) document(p *placing, args []string) (*manifest.Document, error) {
 	if p.file == "" {
 		return a.fromFlags(p, args)
 	}
-	if len(args) > 0 || p.format+p.protocol+p.memory+p.cpu != "" || p.replicas != 0 || len(p.grants)+len(p.env)+len(p.ops)+len(p.args) > 0 {
+	if len(args) > 0 || p.format+p.protocol+p.memory+p.cpu+p.replicas != "" || len(p.grants)+len(p.env)+len(p.ops)+len(p.args) > 0 {
 		return nil, misuse("with -f everything comes from the manifest: leave out names, paths and flags that say the same")
 	}
 	var b []byte
@@ -71,6 +73,12 @@ func (a *app) document(p *placing, args []string) (*manifest.Document, error) {
 	if !strings.HasPrefix(doc.Source, manifest.DigestPrefix) && !filepath.IsAbs(doc.Source) {
 		doc.Source = filepath.Join(base, doc.Source)
 	}
+	if _, err := os.Stat(doc.Source); errors.Is(err, fs.ErrNotExist) && !strings.HasPrefix(doc.Source, manifest.DigestPrefix) {
+		return nil, &manifest.Error{File: p.file, Problems: []manifest.Problem{{
+			Line: doc.SourceLine, Column: doc.SourceColumn, Path: "source",
+			Message: fmt.Sprintf("there is nothing at %s: want the file or folder with the code, relative to the manifest", doc.Source),
+		}}}
+	}
 	return doc, nil
 }
 
@@ -78,7 +86,7 @@ func (a *app) fromFlags(p *placing, args []string) (*manifest.Document, error) {
 	if len(args) != 2 {
 		return nil, misuse("want -f MANIFEST, or NAMESPACE/NAME and the PATH of the code")
 	}
-	m := &solov1.Manifest{Name: args[0], Replicas: p.replicas, Grants: p.grants, Args: p.args}
+	m := &solov1.Manifest{Name: args[0], Grants: p.grants, Args: p.args}
 	if _, err := subject.ParseService(args[0]); err != nil {
 		return nil, usageError{err}
 	}
@@ -108,6 +116,11 @@ func (a *app) fromFlags(p *placing, args []string) (*manifest.Document, error) {
 			return nil, misuse("--protocol: only a binary has a protocol")
 		}
 	}
+	if p.replicas != "" {
+		if m.Replicas, err = manifest.ParseReplicas(p.replicas); err != nil {
+			return nil, misuse("--replicas: %w", err)
+		}
+	}
 	if p.memory+p.cpu != "" {
 		m.Limits = &solov1.Limits{}
 	}
@@ -126,8 +139,11 @@ func (a *app) fromFlags(p *placing, args []string) (*manifest.Document, error) {
 	}
 	for _, kv := range p.env {
 		k, v, ok := strings.Cut(kv, "=")
-		if !ok || k == "" {
+		if !ok {
 			return nil, misuse("--env %q: want KEY=VALUE", kv)
+		}
+		if err := manifest.CheckEnv(k, v); err != nil {
+			return nil, misuse("--env %s: %w", k, err)
 		}
 		if m.Env == nil {
 			m.Env = map[string]string{}
@@ -289,7 +305,7 @@ func (a *app) rollbackCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rollback NAMESPACE/NAME",
 		Short: "Return a service to a kept revision",
-		Args:  exactly(1, "NAMESPACE/NAME"),
+		Args:  oneService(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.client(cmd, long, func(ctx context.Context, c *agent.Client) error {
 				resp, err := c.Rollback(ctx, &solov1.RollbackRequest{Service: args[0], Revision: revision})

@@ -13,6 +13,7 @@ import (
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
 	"github.com/solo-os/solo/sdk/agent"
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/structpb"
 )
@@ -43,7 +44,7 @@ func (a *app) doctorCommand() *cobra.Command {
 			}
 			if ill > 0 {
 				fmt.Fprintf(a.Stderr, "solo: %d of %d checks failed\n", ill, len(fs))
-				return silent{}
+				return exitCode(1)
 			}
 			return nil
 		},
@@ -127,7 +128,7 @@ func (a *app) examineKernel(ctx context.Context, cmd *cobra.Command, addr string
 	})
 	if err != nil {
 		f.found, f.next = err.Error(), "`solo up` starts Solo"
-		if x := fault.From(err); x.Reason != fault.ReasonInternal {
+		if x := fault.From(err); x.Reason != fault.ReasonInternal && x.Code != codes.Unavailable {
 			f.next = a.next(x)
 		}
 		return f

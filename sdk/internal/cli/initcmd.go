@@ -22,6 +22,9 @@ func (a *app) initCommand() *cobra.Command {
 			if service == "" {
 				service = "demo/" + scaffold.NameOf(filepath.Base(a.path(args[0])))
 			}
+			if err := isService(service); err != nil {
+				return err
+			}
 			if err := scaffold.Go(a.path(args[0]), service); err != nil {
 				return err
 			}

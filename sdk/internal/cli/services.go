@@ -31,7 +31,7 @@ func (a *app) callCommand() *cobra.Command {
 How long a call may take is the operation's timeout: operations[].timeout in the manifest, 30s
 where it says nothing, at most 10m. --timeout gives up earlier.`,
 		Example: "  solo call acme/counter add\n  solo call acme/wordcount count - <book.txt",
-		Args:    between(2, 3, "NAMESPACE/NAME OPERATION [PAYLOAD|-]"),
+		Args:    checked(between(2, 3, "NAMESPACE/NAME OPERATION [PAYLOAD|-]"), isService, isOp),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var payload []byte
 			if len(args) == 3 && args[2] == "-" {
@@ -87,7 +87,7 @@ func (a *app) psCommand() *cobra.Command {
 		Use:     "ps [NAMESPACE]",
 		Aliases: []string{"list"},
 		Short:   "List the services that you may list",
-		Args:    between(0, 1, "at most a namespace"),
+		Args:    checked(between(0, 1, "at most a namespace"), isNamespace),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.client(cmd, quick, func(ctx context.Context, c *agent.Client) error {
 				req := &solov1.ListRequest{PageSize: 500}
@@ -130,7 +130,7 @@ func (a *app) statusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status NAMESPACE/NAME",
 		Short: "Show one service with its instances",
-		Args:  exactly(1, "NAMESPACE/NAME"),
+		Args:  oneService(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.client(cmd, quick, func(ctx context.Context, c *agent.Client) error {
 				s, err := c.Status(ctx, args[0])
@@ -149,7 +149,7 @@ func (a *app) killCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kill NAMESPACE/NAME",
 		Short: "Stop a service until it is deployed again, or end one instance",
-		Args:  exactly(1, "NAMESPACE/NAME"),
+		Args:  oneService(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Service = args[0]
 			if cmd.Flags().Changed("grace") {
@@ -192,7 +192,7 @@ func (a *app) crashCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "crash NAMESPACE/NAME",
 		Short: "Show the crashes of a service, newest first",
-		Args:  exactly(1, "NAMESPACE/NAME"),
+		Args:  oneService(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.client(cmd, quick, func(ctx context.Context, c *agent.Client) error {
 				resp, err := c.Crashes(ctx, &solov1.CrashesRequest{Service: args[0], PageSize: n})

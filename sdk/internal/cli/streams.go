@@ -39,7 +39,7 @@ func (a *app) logsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs NAMESPACE/NAME",
 		Short: "Show what the instances of a service wrote",
-		Args:  exactly(1, "NAMESPACE/NAME"),
+		Args:  oneService(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Service = args[0]
 			return a.client(cmd, 0, func(ctx context.Context, c *agent.Client) error {
@@ -67,7 +67,7 @@ func (a *app) watchCommand() *cobra.Command {
 		Use:     "watch [NAMESPACE/NAME|NAMESPACE/*|*/*]",
 		Short:   "Show what happens to services as it happens",
 		Example: "  solo watch 'acme/*'",
-		Args:    between(0, 1, "at most one service or pattern"),
+		Args:    checked(between(0, 1, "at most one service or pattern"), isPattern),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				req.Service = args[0]
@@ -123,22 +123,25 @@ func (a *app) auditCommand() *cobra.Command {
 
 // group is a command that only holds others.
 func group(use, short string, subs ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: use, Short: short,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return misuse("unknown command %q of %s", args[0], use)
-		},
-		RunE: func(*cobra.Command, []string) error {
-			names := make([]string, len(subs))
-			for i, s := range subs {
-				names[i] = s.Name()
-			}
-			return misuse("%s what? want %s", use, strings.Join(names, " or "))
-		},
-	}
+	cmd := &cobra.Command{Use: use, Short: short}
 	cmd.AddCommand(subs...)
+	grouped(cmd)
 	return cmd
+}
+
+// grouped makes a command without, or with an unknown, one of its own misuse.
+func grouped(cmd *cobra.Command) {
+	cmd.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		return misuse("unknown command %q of %s", args[0], cmd.Name())
+	}
+	cmd.RunE = func(*cobra.Command, []string) error {
+		var names []string
+		for _, s := range cmd.Commands() {
+			names = append(names, s.Name())
+		}
+		return misuse("%s what? want %s", cmd.Name(), strings.Join(names, " or "))
+	}
 }

@@ -22,7 +22,11 @@ func (a *app) upCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "up [-- KERNEL FLAGS]",
 		Short: "Start Solo on this machine, in the foreground",
-		Long:  "up runs the solo-kernel beside this program, which starts everything else. What follows -- goes to it; see solo-kernel --help.",
+		Long: `up runs the solo-kernel beside this program, which starts everything else. What follows -- goes
+to it; see solo-kernel --help. up exits as the kernel does.
+
+In a fresh home the first deploy of Go source also compiles Go's standard library, once; later
+ones take a second or two. SOLO_BUILD_CACHE names a folder with a build cache to share.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
 				return misuse("unexpected argument %q: flags of the kernel come after --", args[0])
@@ -42,6 +46,9 @@ func (a *app) upCommand() *cobra.Command {
 			if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 				if cmd.Context().Err() != nil && exit.ExitCode() == 0 {
 					return nil
+				}
+				if code := exit.ExitCode(); code > 0 {
+					return exitCode(code) // it has said why
 				}
 				return fmt.Errorf("solo-kernel ended: %w", err)
 			}
@@ -63,11 +70,12 @@ func (a *app) beside(name string) (string, error) {
 			}
 		}
 	}
-	p, err := exec.LookPath(name)
-	if err != nil {
-		return "", fmt.Errorf("%s is neither beside this program nor on the PATH: `make build` puts all programs into one folder", name)
+	for _, dir := range filepath.SplitList(a.Getenv("PATH")) {
+		if p := filepath.Join(dir, name); filepath.IsAbs(p) && executable(p) {
+			return p, nil
+		}
 	}
-	return p, nil
+	return "", fmt.Errorf("%s is neither beside this program nor on the PATH: `make build` puts all programs into one folder", name)
 }
 
 func executable(p string) bool {
@@ -134,10 +142,15 @@ func (a *app) usageCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "usage [NAMESPACE/NAME|NAMESPACE/*]",
 		Short: "Show what services used",
-		Args:  between(0, 1, "at most one service or pattern"),
+		Args:  checked(between(0, 1, "at most one service or pattern"), isPattern),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				req.Service = args[0]
+			}
+			if req.CapabilityId != "" {
+				if err := isID("--capability", req.CapabilityId); err != nil {
+					return err
+				}
 			}
 			if since > 0 {
 				req.From = timestamppb.New(time.Now().Add(-since))
