@@ -20,8 +20,6 @@ import (
 const (
 	// sweepEvery is how often everything is looked at, changed or not.
 	sweepEvery = 10 * time.Second
-	// settling bounds how many services are brought up at a time.
-	settling = 8
 	// givingUp is how many times in a row a service may fail to start before it is FAILED.
 	givingUp = 3
 	// idleRounds is for how many sweeps a runner may hold nothing before it is ended.
@@ -75,18 +73,26 @@ func (t *tries) failed(name string) int {
 	return t.m[name]
 }
 
+func (t *tries) any(name string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.m[name] > 0
+}
+
 func (t *tries) forget(name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.m, name)
 }
 
-// reconcile looks at what has changed at once, and at everything now and then.
+// reconcile looks at what has changed at once, and at everything now and then. It never waits for a
+// service itself.
 func (c *Controller) reconcile(ctx context.Context) {
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
-	var g errgroup.Group
-	g.SetLimit(settling)
+	s := newSchedule()
+	looked, aged := make(chan look), make(chan string)
+	var g errgroup.Group     // bounded by the schedule
 	var later errgroup.Group // waits of services that are looked at again
 	defer func() {
 		_ = g.Wait() // nothing in either returns an error
@@ -95,22 +101,66 @@ func (c *Controller) reconcile(ctx context.Context) {
 	c.sweep(ctx)
 	for {
 		for _, name := range c.dirty.take() {
-			if ctx.Err() != nil {
-				return
-			}
+			s.add(name, c.late(name))
+		}
+		for name, ok := s.next(); ok && ctx.Err() == nil; name, ok = s.next() {
 			g.Go(func() error {
-				c.settleOne(ctx, name, &later)
+				c.lookAt(ctx, name, &later, looked, aged)
 				return nil
 			})
 		}
 		select {
 		case <-ctx.Done():
 			return
+		case l := <-looked:
+			s.done(l.name, l.slow)
+		case name := <-aged:
+			s.aged(name)
 		case <-c.dirty.wake:
 		case <-t.C:
 			c.sweep(ctx)
 			c.endIdle(ctx)
 		}
+	}
+}
+
+// look is the end of a look at a service.
+type look struct {
+	name string
+	slow bool
+}
+
+// late tells whether a service is known to start badly: it failed to, or was still starting when an
+// earlier deployer ended.
+func (c *Controller) late(name string) bool {
+	e, ok := c.book.get(name)
+	return c.tries.any(name) || ok && wanted(e.reg) && e.reg.GetState() == solov1.ServiceState_SERVICE_STATE_STARTING
+}
+
+// lookAt looks at one service, and says so when it has taken slowStart and when it is over.
+func (c *Controller) lookAt(ctx context.Context, name string, later *errgroup.Group, looked chan<- look, aged chan<- string) {
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		c.settleOne(ctx, name, later)
+	}()
+	slow := time.NewTimer(slowStart)
+	defer slow.Stop()
+	l := look{name: name}
+	select {
+	case <-over:
+	case <-slow.C:
+		l.slow = true
+		select {
+		case aged <- name:
+		case <-ctx.Done():
+		}
+		<-over
+	}
+	l.slow = l.slow || c.tries.any(name)
+	select {
+	case looked <- l:
+	case <-ctx.Done():
 	}
 }
 

@@ -31,6 +31,8 @@ const (
 	DefaultWithin        = 30 * time.Second
 	// MinMemory is one page of WASM memory.
 	MinMemory = 64 << 10
+	// MaxState bounds the state of a service: it is held in its runner's memory.
+	MaxState = 1 << 30
 	// MaxFlushInterval bounds what a power cut can cost.
 	MaxFlushInterval = time.Hour
 	// MaxEnvBytes bounds names and values of env together.
@@ -128,8 +130,8 @@ func (c *checker) limits() {
 	if l.StateBytes == 0 {
 		l.StateBytes = DefaultState
 	}
-	if l.StateBytes > 1<<40 {
-		c.say("limits.state_bytes", "%d bytes is more than the 1 TiB that one service may keep", l.StateBytes)
+	if l.StateBytes > MaxState {
+		c.say("limits.state_bytes", "%d bytes is more than the 1 GiB that one service may keep: its state is held in memory; keep more than that in a store of its own", l.StateBytes)
 	}
 	if l.Actions == nil {
 		l.Actions = &solov1.LimitActions{}

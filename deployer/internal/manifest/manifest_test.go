@@ -62,7 +62,7 @@ func TestContradictionsAreNamed(t *testing.T) {
 		"arg zero":        {func(m *solov1.Manifest) { m.Args = []string{"a\x00b"} }, "manifest.args[0]"},
 		"operation twice": {func(m *solov1.Manifest) { m.Operations = append(m.Operations, &solov1.Operation{Name: "charge"}) }, "manifest.operations[1].name"},
 		"memory":          {func(m *solov1.Manifest) { m.Limits = &solov1.Limits{MemoryBytes: 100} }, "manifest.limits.memory_bytes"},
-		"state bytes":     {func(m *solov1.Manifest) { m.Limits = &solov1.Limits{StateBytes: 1 << 50} }, "manifest.limits.state_bytes"},
+		"state bytes":     {func(m *solov1.Manifest) { m.Limits = &solov1.Limits{StateBytes: 1<<30 + 1} }, "manifest.limits.state_bytes"},
 		"mailbox kill": {func(m *solov1.Manifest) {
 			m.Limits = &solov1.Limits{Actions: &solov1.LimitActions{Mailbox: solov1.LimitAction_LIMIT_ACTION_KILL}}
 		}, "manifest.limits.actions.mailbox"},

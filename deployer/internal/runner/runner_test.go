@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -246,6 +247,19 @@ func TestStateAndItsSurvivors(t *testing.T) {
 	if _, err := r.call("acme/counter", "state", "put big "+strings.Repeat("x", 10000)); err == nil || !strings.Contains(err.Error(), "quota") {
 		t.Errorf("over the quota: %v", err)
 	}
+
+	// Nor is there more room for what is not kept.
+	refused := false
+	for i := 0; i < 100 && !refused; i++ {
+		_, err := r.call("acme/counter", "state", "put cache:"+strconv.Itoa(i)+" "+strings.Repeat("x", 1000))
+		refused = err != nil && strings.Contains(err.Error(), "quota")
+		if err != nil && !refused || i > 9 && !refused {
+			t.Fatalf("%d keys of mode none in 10000 bytes: %v", i, err)
+		}
+	}
+	state("put cache:0 y", "") // smaller is always possible
+	state("delete cache:1", "")
+	state("put cache:1 z", "")
 
 	_ = r.keeper.Process.Kill()
 	_ = r.keeper.Wait()

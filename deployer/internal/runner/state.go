@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/solo-os/solo/deployer/internal/manifest"
 	"github.com/solo-os/solo/proto/fault"
 	nodev1 "github.com/solo-os/solo/proto/solo/node/v1"
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
@@ -39,11 +40,11 @@ type state struct {
 	opened bool
 	kept   map[string][]byte // what the keeper has
 	bytes  uint64
-	none   map[string][]byte // keys of mode none
+	none   volatile
 }
 
 func newState(keeper nodev1.KeeperClient, service string) *state {
-	return &state{keeper: keeper, service: service, none: map[string][]byte{}}
+	return &state{keeper: keeper, service: service, none: newVolatile()}
 }
 
 // claim makes the state that of a placement; a placement of an older epoch is refused from then on.
@@ -54,14 +55,18 @@ func (s *state) claim(epoch uint64, m *solov1.Manifest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.epoch, s.policy, s.quota, s.opened = epoch, m.GetState(), m.GetLimits().GetStateBytes(), false
-	clear(s.none)
+	if s.quota == 0 {
+		s.quota = manifest.DefaultState
+	}
+	s.quota = min(s.quota, manifest.MaxState)
+	s.none.clear()
 }
 
 // forget drops what goes with an instance.
 func (s *state) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	clear(s.none)
+	s.none.clear()
 }
 
 // size is the state known here in bytes.
@@ -138,7 +143,7 @@ func (s *state) find(key string) []byte {
 	if v, ok := s.kept[key]; ok {
 		return v
 	}
-	return s.none[key]
+	return s.none.m[key]
 }
 
 func external(key string) error {
@@ -148,7 +153,7 @@ func external(key string) error {
 func (s *state) list(prefix, after string) []string {
 	s.mu.RLock()
 	var keys []string
-	for _, m := range []map[string][]byte{s.kept, s.none} {
+	for _, m := range []map[string][]byte{s.kept, s.none.m} {
 		for k := range m {
 			if strings.HasPrefix(k, prefix) && k > after {
 				keys = append(keys, k)
@@ -252,6 +257,9 @@ func (s *state) change(ctx context.Context, epoch uint64, pairs abi.Fields, cond
 			return err
 		}
 		kept, none, err := s.sort(pairs)
+		if err == nil {
+			err = s.room(none)
+		}
 		if err != nil {
 			return err
 		}
@@ -296,6 +304,18 @@ func (s *state) sort(pairs abi.Fields) (kept []*nodev1.StateOp, none abi.Fields,
 	return kept, none, nil
 }
 
+// room refuses keys of mode none beyond the quota. What is kept counts with them; the keeper bounds it.
+func (s *state) room(none abi.Fields) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if after := s.none.after(none); after > s.none.bytes && s.bytes+after > s.quota {
+		return fault.New(codes.ResourceExhausted, fault.ReasonStateQuota,
+			"the state of %s would have %d bytes, %d of them of mode none; its quota is %d", s.service, s.bytes+after, after, s.quota).Final().
+			Next("delete keys, or raise limits.state_bytes in the manifest")
+	}
+	return nil
+}
+
 // send has the keeper write and waits for its answer; an error leaves open whether it did.
 func (s *state) send(ctx context.Context, epoch uint64, ops []*nodev1.StateOp) (*nodev1.WriteResponse, error) {
 	if len(ops) == 0 {
@@ -324,17 +344,11 @@ func (s *state) apply(kept []*nodev1.StateOp, none abi.Fields) {
 			delete(s.kept, op.GetKey())
 		}
 		if op.Value != nil {
-			s.kept[op.GetKey()] = op.GetValue()
+			s.kept[op.GetKey()] = bytes.Clone(op.GetValue()) // a small value must not hold on to its call
 			s.bytes += uint64(len(op.GetKey()) + len(op.GetValue()))
 		}
 	}
-	for i := 0; i < len(none); i += 2 {
-		if none[i+1] == nil {
-			delete(s.none, string(none[i]))
-			continue
-		}
-		s.none[string(none[i])] = none[i+1]
-	}
+	s.none.apply(none)
 }
 
 // close ends the use of the state, and with flush has the keeper bring it to the bucket.
