@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nkeys"
 	"github.com/solo-os/solo/bus/caps"
 	"github.com/solo-os/solo/bus/conn"
+	"github.com/solo-os/solo/bus/door"
 	"github.com/solo-os/solo/bus/embed"
 	"github.com/solo-os/solo/bus/fence"
 	"github.com/solo-os/solo/bus/stream"
@@ -113,7 +114,7 @@ func Start(t testing.TB) *World {
 	w.seed = seedOf(t, w.chain)
 	w.Fence = fence.New(fence.Options{Log: w.Log, Ready: w.onReady})
 	w.Server, err = embed.Start(embed.Options{
-		Addr: "127.0.0.1:0", Name: Node, StoreDir: filepath.Join(home, "bus"), Auth: w.Fence, Log: w.Log, Violation: w.onViolation,
+		Addr: "127.0.0.1:0", Socket: filepath.Join(home, "bus.sock"), Door: door.Options{Own: w.Fence.Known}, Name: Node, StoreDir: filepath.Join(home, "bus"), Auth: w.Fence, Log: w.Log, Violation: w.onViolation,
 	})
 	if err != nil {
 		t.Fatal(err)

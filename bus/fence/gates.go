@@ -95,6 +95,12 @@ func (f *Fence) Identity(id string) (Identity, bool) {
 	return who, ok
 }
 
+// Known tells whether an id is an identity: a process of Solo's own.
+func (f *Fence) Known(id string) bool {
+	_, ok := f.Identity(id)
+	return ok
+}
+
 // tellComponents sets the table's own map and returns the push that carries it. mu is held.
 func (f *Fence) tellComponents() *kernelv1.GatePush {
 	own, sent := map[string]string{}, map[string]string{}
