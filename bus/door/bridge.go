@@ -219,13 +219,16 @@ func (b *bridge) write(p []byte, limit time.Duration) error {
 // maxLeaving is how many sockets without a place are told so at a time; others are just closed.
 const maxLeaving = 32
 
+// noPlace is what a client needs to hear first so that it reads on, and the reason.
+const noPlace = `INFO {"proto":1,"headers":true,"max_payload":1048576,"nonce":"none"}` + "\r\n-ERR 'maximum connections exceeded'\r\n"
+
 // turnAway tells a socket that there is no place, in a way that clients can read: after an
 // INFO, and without cutting their own first words off.
 func (b *bridge) turnAway() {
 	defer b.close()
 	if b.d.leaving.Add(1) <= maxLeaving {
 		b.writing.Lock()
-		err := b.write([]byte("INFO {\"max_payload\":1048576}\r\n-ERR 'maximum connections exceeded'\r\n"), errorTime)
+		err := b.write([]byte(noPlace), errorTime)
 		b.writing.Unlock()
 		if c, ok := b.client.(interface{ CloseWrite() error }); ok && err == nil && c.CloseWrite() == nil && b.client.SetReadDeadline(time.Now().Add(errorTime)) == nil {
 			_, _ = io.CopyN(io.Discard, b.client, maxClientLine) // whatever it says is of no interest
