@@ -32,9 +32,9 @@ func newHolder(id string, own bool, l Limits, now time.Time) *holder {
 	}
 }
 
-// charge takes what has been forwarded and returns how long to read nothing more, because of
-// what, and whether the holder is beyond its violations.
-func (h *holder) charge(now time.Time, l load) (wait time.Duration, what string, suspect bool) {
+// charge takes what is about to be passed on and returns how long to wait with it, and because
+// of what.
+func (h *holder) charge(now time.Time, l load) (wait time.Duration, what string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, x := range []struct {
@@ -42,13 +42,11 @@ func (h *holder) charge(now time.Time, l load) (wait time.Duration, what string,
 		n    int
 		what string
 	}{{&h.bytes, l.bytes, RefusedBytes}, {&h.messages, l.messages, RefusedMessages}, {&h.interest, l.interest, RefusedInterest}, {&h.violations, 0, RefusedViolations}} {
-		d := x.b.take(now, x.n)
-		if d > wait {
+		if d := x.b.take(now, x.n); d > wait {
 			wait, what = d, x.what
 		}
-		suspect = d > 0 // violations come last
 	}
-	return min(wait, maxPause), what, suspect
+	return min(wait, maxPause), what
 }
 
 // violated takes one violation of permissions.

@@ -11,9 +11,10 @@ import (
 // maxPayload of a publish in bytes: the server's own bound.
 const maxPayload = 2 << 20
 
-// suspectRead is how many bytes are read at a time from who keeps breaking permissions: some
-// ten publishes, so that what is refused is slowed before it becomes many.
-const suspectRead = 1 << 10
+// slowRead is how many bytes are read at a time from a holder that is beyond a limit: some ten
+// calls, so that what passes comes evenly and not in heaps, and violations are known of before
+// they become many.
+const slowRead = 1 << 10
 
 // inbound is the way from the client to the server.
 type inbound struct {
@@ -24,7 +25,7 @@ type inbound struct {
 	start     int  // in the window: where what is not passed on yet begins
 	connected bool // CONNECT has been sent
 	dropping  bool // the payload under way belongs to what was refused
-	suspect   bool
+	slow      bool // the holder was beyond a limit
 	load      load
 }
 
@@ -37,8 +38,8 @@ func (i *inbound) run() {
 	i.scan = Scanner{MaxLine: maxClientLine, MaxPayload: maxPayload}
 	for {
 		limit := 0
-		if i.suspect {
-			limit = suspectRead
+		if i.slow {
+			limit = slowRead
 		}
 		before := i.w.to - i.w.from
 		if err := i.w.fill(b.client, limit); err != nil {
@@ -51,6 +52,9 @@ func (i *inbound) run() {
 		i.start, i.load = i.w.from, load{bytes: i.w.to - i.w.from - before}
 		err := i.frames()
 		if err == nil {
+			err = i.pace()
+		}
+		if err == nil {
 			err = i.flush()
 		}
 		switch {
@@ -61,9 +65,6 @@ func (i *inbound) run() {
 			<-b.done
 			return
 		case err != nil:
-			return
-		}
-		if !i.pace() {
 			return
 		}
 	}
@@ -224,25 +225,25 @@ func (d *Door) reserve(h *holder) bool {
 	return true
 }
 
-// pace waits while the holder is beyond a limit. It returns false when the connection has ended.
-func (i *inbound) pace() bool {
+// pace waits while the holder is beyond a limit, before the rest of the window is passed on, so
+// that the connections of one holder take turns.
+func (i *inbound) pace() error {
 	b := i.b
 	h := b.holder.Load()
 	if h == nil || h.own {
-		return true
+		return nil
 	}
-	wait, what, suspect := h.charge(time.Now(), i.load)
-	i.suspect = suspect
-	if wait <= 0 {
-		return true
+	wait, what := h.charge(time.Now(), i.load)
+	if i.slow = wait > 0; !i.slow {
+		return nil
 	}
 	b.d.refused(b, what)
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return true
+		return nil
 	case <-b.done:
-		return false
+		return net.ErrClosed
 	}
 }

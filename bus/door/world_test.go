@@ -26,8 +26,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const patience = 20 * time.Second
 
-// counter is the service that is called.
+// counter is the service that is called, ledger one that only a victim calls.
 func counter() subject.Service { return subject.Service{Namespace: "acme", Name: "counter"} }
+func ledger() subject.Service  { return subject.Service{Namespace: "acme", Name: "ledger"} }
 
 // world is a bus with a door, a service behind it, and what the door has refused.
 type world struct {
@@ -59,9 +60,15 @@ func (w *world) count(what string) int {
 // serve answers the calls of the service as a runner does: over the Unix socket.
 func (w *world) serve(f nats.MsgHandler) {
 	w.t.Helper()
-	h, _ := w.Endow(w.t, counter().String(), 1)
+	w.serveAs(counter(), f)
+}
+
+func (w *world) serveAs(s subject.Service, f nats.MsgHandler) {
+	w.t.Helper()
+	h, _ := w.Endow(w.t, s.String(), 1)
 	nc := w.DialOwn(w.t, h)
-	if _, err := nc.QueueSubscribe(subject.CallServing(counter()), counter().Queue(), f); err != nil {
+	nc.SetErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // answers that come too late are refused
+	if _, err := nc.QueueSubscribe(subject.CallServing(s), s.Queue(), f); err != nil {
 		w.t.Fatal(err)
 	}
 	if err := nc.FlushTimeout(patience); err != nil {
@@ -108,6 +115,9 @@ func (c *raw) connect(h bustest.Handle) string {
 		Nonce string `json:"nonce"`
 	}
 	if err := json.Unmarshal([]byte(strings.TrimPrefix(c.line(), "INFO ")), &info); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := c.SetReadDeadline(time.Time{}); err != nil {
 		c.t.Fatal(err)
 	}
 	kp, err := nkeys.FromSeed([]byte(h.Seed))
