@@ -73,7 +73,7 @@ func (k *kernel) open(ctx context.Context) (err error) {
 	defer cancel()
 	k.fence = fence.New(fence.Options{Log: k.log, Ready: k.onReady, Refused: k.onRefused})
 	k.bus, err = embed.Start(embed.Options{
-		Addr: k.c.NATS, Socket: filepath.Join(k.home.Dir, "run", "bus.sock"), Door: door.Options{Own: k.fence.Known, Refused: k.onTurnedAway}, Name: k.home.Node, StoreDir: filepath.Join(k.home.Dir, "bus"), Auth: k.fence, Log: k.log, Violation: k.onViolation,
+		Addr: k.c.NATS, Socket: filepath.Join(k.home.Dir, "run", "bus.sock"), Door: door.Options{Own: k.fence.Known, Serves: k.fence.Serves, Refused: k.onTurnedAway}, Name: k.home.Node, StoreDir: filepath.Join(k.home.Dir, "bus"), Auth: k.fence, Log: k.log, Violation: k.onViolation,
 	})
 	if err != nil {
 		return err

@@ -98,7 +98,7 @@ func Start(t testing.TB) *World {
 	return StartDoor(t, door.Options{})
 }
 
-// StartDoor is Start with a door of one's own; its Own is the fence's all the same.
+// StartDoor is Start with a door of one's own; its Own and Serves are the fence's all the same.
 func StartDoor(t testing.TB, o door.Options) *World {
 	t.Helper()
 	home, err := os.MkdirTemp("", "solo")
@@ -119,7 +119,7 @@ func StartDoor(t testing.TB, o door.Options) *World {
 	}
 	w.seed = seedOf(t, w.chain)
 	w.Fence = fence.New(fence.Options{Log: w.Log, Ready: w.onReady})
-	o.Own = w.Fence.Known
+	o.Own, o.Serves = w.Fence.Known, w.Fence.Serves
 	w.Server, err = embed.Start(embed.Options{
 		Addr: "127.0.0.1:0", Socket: filepath.Join(home, "bus.sock"), Door: o, Name: Node, StoreDir: filepath.Join(home, "bus"), Auth: w.Fence, Log: w.Log, Violation: w.onViolation,
 	})

@@ -243,6 +243,7 @@ type outbound struct {
 	server net.Conn
 	w      window
 	scan   Scanner
+	got    int // messages since the last charge
 }
 
 // hello passes the server's first words on and returns the number it has given the connection.
@@ -290,6 +291,7 @@ func (o *outbound) run() {
 			o.w.from += n
 		}
 		if o.w.from > start {
+			o.charge(o.w.from - start)
 			if err := o.b.deliver(o.w.buf[start:o.w.from], o.scan.Within()); err != nil {
 				if errors.Is(err, os.ErrDeadlineExceeded) {
 					o.b.d.refused(o.b, RefusedSlow)
@@ -311,10 +313,20 @@ func (o *outbound) observe(f *Frame) {
 	}
 	switch f.Op {
 	case Msg, HMsg:
+		o.got++
 		o.b.d.release(h, o.b.inbox.delivered(f.SID, f.Subject))
 	case Err:
 		if strings.HasPrefix(string(f.Arg), "'Permissions Violation") {
 			h.violated(time.Now())
 		}
+	}
+}
+
+// charge lets the holder pay for what it gets, before it may send more: one call that is
+// answered on each of its connections costs as much as all those answers.
+func (o *outbound) charge(bytes int) {
+	if h := o.b.holder.Load(); h != nil && !h.own {
+		h.charge(time.Now(), load{bytes: bytes, messages: o.got})
+		o.got = 0
 	}
 }

@@ -68,6 +68,9 @@ type Options struct {
 	Limits Limits
 	// Own tells whether a key is that of a process of Solo's own. Nil: none is.
 	Own func(id string) bool
+	// Serves tells whether a key answers the calls to a service: how much it sends and gets is
+	// then up to its callers. Nil: none does.
+	Serves func(id string) bool
 	// Admit is asked for every call to a service, with its subject, which is good until Admit
 	// returns; an error is the call's answer. It must be quick. Nil: all pass.
 	Admit func(id string, subject []byte) error
@@ -116,6 +119,9 @@ func Listen(addr, socket string, server func() (net.Conn, error), o Options) (*D
 	}
 	if o.Own == nil {
 		o.Own = func(string) bool { return false }
+	}
+	if o.Serves == nil {
+		o.Serves = func(string) bool { return false }
 	}
 	if o.Refused == nil {
 		o.Refused = func(Refusal) {}
@@ -264,12 +270,12 @@ func (d *Door) refused(b *bridge, what string) {
 // Authenticated is told by the server that a connection has proved a key, before the server
 // takes anything else from it. It returns false where the holder has too many.
 func (d *Door) Authenticated(cid uint64, id string) bool {
-	own := d.o.Own(id)
+	own, serves := d.o.Own(id), d.o.Serves(id)
 	d.mu.Lock()
 	b := d.bridges[cid]
 	h := d.holders[id]
 	if h == nil {
-		h = newHolder(id, own, d.l, time.Now())
+		h = newHolder(id, own, serves, d.l, time.Now())
 		d.holders[id] = h
 	}
 	h.mu.Lock()

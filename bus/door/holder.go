@@ -25,7 +25,11 @@ type holder struct {
 // load is what one piece of a client's stream costs.
 type load struct{ bytes, messages, interest int }
 
-func newHolder(id string, own bool, l Limits, now time.Time) *holder {
+// newHolder makes a holder with full buckets. Who serves, sends and gets as much as it is asked.
+func newHolder(id string, own, serves bool, l Limits, now time.Time) *holder {
+	if serves {
+		l.Bytes, l.Messages = Rate{}, Rate{}
+	}
 	return &holder{
 		id: id, own: own, left: now,
 		bytes: newBucket(l.Bytes, now), messages: newBucket(l.Messages, now), interest: newBucket(l.Interest, now), violations: newBucket(l.Violations, now),

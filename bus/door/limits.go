@@ -33,8 +33,8 @@ type Limits struct {
 	WriteTime time.Duration
 	// Connections of one holder.
 	Connections int
-	// Bytes, Messages and Interest (subscriptions made and ended) that one holder sends. What
-	// is beyond them is read later.
+	// Bytes and Messages that one holder sends and gets, and Interest: subscriptions that it
+	// makes and ends. What it sends beyond them waits.
 	Bytes, Messages, Interest Rate
 	// Violations of permissions by one holder. Each costs the server an answer and a line to
 	// the audit trail; who is beyond is read later, and in small pieces.
@@ -51,8 +51,9 @@ const maxPause = 3 * time.Second
 
 // DefaultLimits are for one machine.
 //
-// One holder's messages are bound to 10,000 a second and core: a call costs the node
-// 20 to 25 µs in all, so one holder at its limit leaves the others most of each core. Two seconds
+// One holder's messages are bound to 10,000 a second and core, which is 5,000 calls with their
+// answers: a call costs the node 20 to 40 µs in all, so one holder at its limit leaves the others most of each
+// core. Two seconds
 // and five seconds are the server's own times for authentication and for writes. A hundred
 // violations a second are far above what a client sends by mistake. 4096 calls under way are
 // 40,000 a second at 100 ms each, and a tenth of what slows the server's table of ways back

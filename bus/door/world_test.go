@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,7 +34,8 @@ func ledger() subject.Service  { return subject.Service{Namespace: "acme", Name:
 // world is a bus with a door, a service behind it, and what the door has refused.
 type world struct {
 	*bustest.World
-	t testing.TB
+	t   testing.TB
+	big atomic.Int64 // large answers given
 
 	mu      sync.Mutex
 	refused map[string]int // mu; by what
