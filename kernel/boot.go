@@ -20,6 +20,7 @@ import (
 	"github.com/solo-os/solo/bus/auditlog"
 	"github.com/solo-os/solo/bus/caps"
 	"github.com/solo-os/solo/bus/conn"
+	"github.com/solo-os/solo/bus/door"
 	"github.com/solo-os/solo/bus/embed"
 	"github.com/solo-os/solo/bus/fence"
 	"github.com/solo-os/solo/bus/gate"
@@ -73,7 +74,7 @@ func (k *kernel) open(ctx context.Context) (err error) {
 	defer cancel()
 	k.fence = fence.New(fence.Options{Log: k.log, Ready: k.onReady, Refused: k.onRefused})
 	k.bus, err = embed.Start(embed.Options{
-		Addr: k.c.NATS, Name: k.home.Node, StoreDir: filepath.Join(k.home.Dir, "bus"), Auth: k.fence, Log: k.log, Violation: k.onViolation,
+		Addr: k.c.NATS, Socket: filepath.Join(k.home.Dir, "run", "bus.sock"), Door: door.Options{Own: k.fence.Known, Serves: k.fence.Serves, Refused: k.onTurnedAway}, Name: k.home.Node, StoreDir: filepath.Join(k.home.Dir, "bus"), Auth: k.fence, Log: k.log, Violation: k.onViolation,
 	})
 	if err != nil {
 		return err
@@ -160,7 +161,7 @@ func (k *kernel) dial(ctx context.Context, role string) (*nats.Conn, string, err
 	if err != nil {
 		return nil, "", err
 	}
-	nc, _, err := conn.Dial(ctx, conn.Options{Addr: k.bus.Addr(), Seed: seed, Name: role, Reconnect: true})
+	nc, _, err := conn.Dial(ctx, conn.Options{Addr: k.bus.OwnAddr(), Seed: seed, Name: role, Reconnect: true})
 	return nc, id, err
 }
 
@@ -214,7 +215,7 @@ func (k *kernel) start(ctx context.Context, name string) (*child.Component, erro
 		k.fence.Dismiss(context.Background(), id)
 	}
 	boot := &kernelv1.ComponentBoot{
-		Component: name, Seed: seed, KernelId: k.id, NatsAddr: k.bus.Addr(), Node: k.home.Node, Home: k.home.Dir,
+		Component: name, Seed: seed, KernelId: k.id, NatsAddr: k.bus.OwnAddr(), Node: k.home.Node, Home: k.home.Dir,
 		Listen: listen, BootEpoch: k.home.Epoch, LogLevel: k.c.LogLevel,
 	}
 	if name == subject.Capmgr {
@@ -342,6 +343,18 @@ func (k *kernel) onRefused(id, reason string) {
 		}
 		k.metrics.refused.WithLabelValues(reason).Inc()
 		r.Count(id, "connect", "-", reason)
+	}
+}
+
+// onTurnedAway counts what the door in front of the bus did not let through.
+func (k *kernel) onTurnedAway(x door.Refusal) {
+	r := k.recorder.Load()
+	if r == nil {
+		return
+	}
+	k.metrics.turnedAway.WithLabelValues(x.What).Add(float64(x.Count))
+	for range x.Count {
+		r.Count(x.Holder, "door", x.Address, strings.ToUpper(x.What))
 	}
 }
 

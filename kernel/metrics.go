@@ -18,6 +18,7 @@ type metrics struct {
 	restarts   *prometheus.CounterVec
 	violations *prometheus.CounterVec
 	refused    *prometheus.CounterVec
+	turnedAway *prometheus.CounterVec
 }
 
 func newMetrics(b *embed.Server, f *fence.Fence) *metrics {
@@ -26,13 +27,17 @@ func newMetrics(b *embed.Server, f *fence.Fence) *metrics {
 		restarts:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "solo_component_ends_total", Help: "Components that ended unasked."}, []string{"child"}),
 		violations: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "solo_bus_violations_total", Help: "Publishes and subscriptions that the server refused."}, []string{"kind"}),
 		refused:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "solo_bus_refused_total", Help: "Keys that were not let in."}, []string{"reason"}),
+		turnedAway: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "solo_bus_turned_away_total", Help: "What the door in front of the bus did not let through, or only later."}, []string{"what"}),
 	}
 	gauge := func(name, help string, v func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, v)
 	}
 	m.registry.MustRegister(
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), m.restarts, m.violations, m.refused,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), m.restarts, m.violations, m.refused, m.turnedAway,
 		gauge("solo_bus_connections", "Connections to the bus.", func() float64 { return float64(b.Connections()) }),
+		gauge("solo_bus_sockets", "Sockets on the bus, those included that have not authenticated.", func() float64 { n, _ := b.Door().Counts(); return float64(n) }),
+		gauge("solo_bus_unauthenticated_sockets", "Sockets on the bus that have not authenticated.", func() float64 { _, n := b.Door().Counts(); return float64(n) }),
+		gauge("solo_bus_holder_calls", "Calls of holders that wait for their answer.", func() float64 { return float64(b.Door().Calls()) }),
 		gauge("solo_bus_pending_replies", "Requests across accounts that wait for their answer.", func() float64 { return float64(b.PendingReplies()) }),
 		gauge("solo_gates", "Gates that hold a lease.", func() float64 { _, n := f.Counts(); return float64(n) }),
 		gauge("solo_capabilities_live", "Capabilities neither revoked nor expired.", func() float64 { _, n := f.Table().Count(); return float64(n) }),

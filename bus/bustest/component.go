@@ -19,7 +19,7 @@ func (w *World) Boot(t testing.TB, component string, listen map[string]string) *
 	h := NewHandle(t)
 	w.identify(t, h.ID, component)
 	b := &kernelv1.ComponentBoot{
-		Component: component, Seed: h.Seed, KernelId: w.KernelID, NatsAddr: w.Addr, Node: Node, Home: w.Home,
+		Component: component, Seed: h.Seed, KernelId: w.KernelID, NatsAddr: w.Server.OwnAddr(), Node: Node, Home: w.Home,
 		Listen: map[string]string{"grpc": "127.0.0.1:0", "http": "127.0.0.1:0", "metrics": "127.0.0.1:0"}, BootEpoch: 1, LogLevel: "warn",
 	}
 	maps.Copy(b.Listen, listen)

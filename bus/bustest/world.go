@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nkeys"
 	"github.com/solo-os/solo/bus/caps"
 	"github.com/solo-os/solo/bus/conn"
+	"github.com/solo-os/solo/bus/door"
 	"github.com/solo-os/solo/bus/embed"
 	"github.com/solo-os/solo/bus/fence"
 	"github.com/solo-os/solo/bus/stream"
@@ -98,6 +99,12 @@ func publicOf(t testing.TB, kp nkeys.KeyPair) string {
 // Start makes a world that ends with the test.
 func Start(t testing.TB) *World {
 	t.Helper()
+	return StartDoor(t, door.Options{})
+}
+
+// StartDoor is Start with a door of one's own; its Own and Serves are the fence's all the same.
+func StartDoor(t testing.TB, o door.Options) *World {
+	t.Helper()
 	home, err := os.MkdirTemp("", "solo")
 	if err != nil {
 		t.Fatal(err)
@@ -116,8 +123,9 @@ func Start(t testing.TB) *World {
 	}
 	w.seed = seedOf(t, w.chain)
 	w.Fence = fence.New(fence.Options{Log: w.Log, Ready: w.onReady, Refused: w.onRefused})
+	o.Own, o.Serves = w.Fence.Known, w.Fence.Serves
 	w.Server, err = embed.Start(embed.Options{
-		Addr: "127.0.0.1:0", Name: Node, StoreDir: filepath.Join(home, "bus"), Auth: w.Fence, Log: w.Log, Violation: w.onViolation,
+		Addr: "127.0.0.1:0", Socket: filepath.Join(home, "bus.sock"), Door: o, Name: Node, StoreDir: filepath.Join(home, "bus"), Auth: w.Fence, Log: w.Log, Violation: w.onViolation,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -130,12 +138,12 @@ func Start(t testing.TB) *World {
 	w.KernelID = kernel.ID
 	w.identify(t, kernel.ID, subject.Kernel)
 	w.identify(t, boot.ID, fence.Bootstrap)
-	kc := w.dial(t, kernel)
+	kc := w.DialOwn(t, kernel)
 	if err := w.Fence.Serve(t.Context(), kc); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.Fence.Close)
-	js, err := jetstream.New(w.dial(t, boot))
+	js, err := jetstream.New(w.DialOwn(t, boot))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,6 +214,17 @@ func (w *World) TryDial(t testing.TB, h Handle) (*nats.Conn, error) {
 		t.Cleanup(nc.Close)
 	}
 	return nc, err
+}
+
+// DialOwn connects over the Unix socket, where Solo's own processes do.
+func (w *World) DialOwn(t testing.TB, h Handle) *nats.Conn {
+	t.Helper()
+	nc, _, err := conn.Dial(t.Context(), conn.Options{Addr: w.Server.OwnAddr(), Seed: h.Seed, Name: t.Name()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
 }
 
 // Dial connects with a handle.

@@ -7,6 +7,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -14,9 +16,23 @@ import (
 	"github.com/solo-os/solo/proto/subject"
 )
 
+// Unix stands before the path of a socket in an address.
+const Unix = "unix:"
+
+// socket dials a Unix socket, whatever address the client library asks for.
+type socket struct {
+	path    string
+	timeout time.Duration
+}
+
+// Dial connects.
+func (s socket) Dial(_, _ string) (net.Conn, error) {
+	return net.DialTimeout("unix", s.path, s.timeout)
+}
+
 // Options of a connection.
 type Options struct {
-	// Addr is host:port of the bus.
+	// Addr of the bus: host:port, or Unix and the path of its socket.
 	Addr string
 	// Seed is the handle, `SU...`.
 	Seed string
@@ -87,7 +103,13 @@ func Dial(ctx context.Context, o Options) (*nats.Conn, string, error) {
 	if o.Error != nil {
 		opts = append(opts, nats.ErrorHandler(o.Error))
 	}
-	nc, err := nats.Connect("nats://"+o.Addr, opts...)
+	url := "nats://" + o.Addr
+	if path, ok := strings.CutPrefix(o.Addr, Unix); ok {
+		// The library wants some host of its own.
+		url = "nats://127.0.0.1"
+		opts = append(opts, nats.SetCustomDialer(socket{path, timeout}), nats.IgnoreDiscoveredServers())
+	}
+	nc, err := nats.Connect(url, opts...)
 	if err != nil {
 		return nil, "", fmt.Errorf("bus at %s: %w", o.Addr, err)
 	}

@@ -62,16 +62,19 @@ system_account: %[4]s
 
 // options is the server's whole configuration. What is not set here is off: monitoring,
 // routes, gateways, leaf nodes, WebSocket, MQTT, profiling.
-func options(o Options, host string, port int) (*server.Options, error) {
+//
+// addr is where the door listens: the server listens nowhere, but tells clients of it.
+func options(o Options, addr string) (*server.Options, error) {
 	so := &server.Options{}
 	if err := so.ProcessConfigString(accounts()); err != nil {
 		return nil, fmt.Errorf("accounts: %w", err)
 	}
-	if port == 0 {
-		port = server.RANDOM_PORT
+	host, port, err := loopback(addr)
+	if err != nil {
+		return nil, err
 	}
-	so.ServerName, so.Host, so.Port = o.Name, host, port
-	so.NoSigs, so.AlwaysEnableNonce, so.CustomClientAuthentication = true, true, o.Auth
+	so.ServerName, so.Host, so.Port, so.DontListen = o.Name, host, port, true
+	so.NoSigs, so.AlwaysEnableNonce = true, true
 
 	so.JetStream, so.StoreDir, so.SyncAlways = true, o.StoreDir, true
 	so.DisableJetStreamBanner = true

@@ -3,7 +3,9 @@
 // limits on everything the server can limit, and nothing else switched on.
 //
 // Who may connect, and as what, is decided by Options.Auth alone; a server without one does
-// not start. Start and Stop are called once; the other methods are safe for concurrent use.
+// not start. The server itself listens nowhere: package door takes the connections, on TCP for
+// everybody and on a Unix socket for Solo's own processes, and leads them in. Start and Stop
+// are called once; the other methods are safe for concurrent use.
 package embed
 
 import (
@@ -15,6 +17,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/solo-os/solo/bus/conn"
+	"github.com/solo-os/solo/bus/door"
 )
 
 // MaxPayload of one message in bytes. Calls carry at most half; code travels in chunks.
@@ -30,6 +34,10 @@ const (
 type Options struct {
 	// Addr is host:port to listen on; the host must be a loopback address, port 0 picks a free one.
 	Addr string
+	// Socket is the path of the Unix socket for Solo's own processes; empty is none.
+	Socket string
+	// Door is what the door in front of the server asks, tells and lets through.
+	Door door.Options
 	// Name of the node.
 	Name string
 	// StoreDir is where JetStream keeps its files.
@@ -44,7 +52,9 @@ type Options struct {
 
 // Server is a running NATS server.
 type Server struct {
-	ns *server.Server
+	ns     *server.Server
+	door   *door.Door
+	socket string
 }
 
 // Start returns when the server takes connections.
@@ -56,29 +66,56 @@ func Start(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	so, err := options(o, host, port)
+	s := &Server{socket: o.Socket}
+	s.door, err = door.Listen(net.JoinHostPort(host, strconv.Itoa(port)), o.Socket, s.connect, o.Door)
 	if err != nil {
+		return nil, fmt.Errorf("the bus does not listen on %s: %w", o.Addr, err)
+	}
+	if err := s.start(o); err != nil {
+		s.Stop()
 		return nil, err
 	}
-	ns, err := server.NewServer(so)
+	s.door.Open()
+	return s, nil
+}
+
+// start runs the server behind the door.
+func (s *Server) start(o Options) error {
+	so, err := options(o, s.door.Addr())
 	if err != nil {
-		return nil, fmt.Errorf("bus: %w", err)
+		return err
+	}
+	so.CustomClientAuthentication = entrance{o.Auth, s.door}
+	if s.ns, err = server.NewServer(so); err != nil {
+		return fmt.Errorf("bus: %w", err)
 	}
 	l := newLogger(o.Log, o.Violation)
-	ns.SetLoggerV2(l, false, false, false)
-	ns.Start()
-	s := &Server{ns}
-	for end := time.Now().Add(startTimeout); !ns.ReadyForConnections(readyStep); {
+	s.ns.SetLoggerV2(l, false, false, false)
+	s.ns.Start()
+	for end := time.Now().Add(startTimeout); !s.ns.ReadyForConnections(readyStep); {
 		if cause := l.fatal(); cause != "" {
-			s.Stop()
-			return nil, fmt.Errorf("the bus does not listen on %s: %s", o.Addr, cause)
+			return fmt.Errorf("the bus does not start: %s", cause)
 		}
 		if time.Now().After(end) {
-			s.Stop()
-			return nil, fmt.Errorf("the bus does not listen on %s after %s", o.Addr, startTimeout)
+			return fmt.Errorf("the bus is not ready after %s", startTimeout)
 		}
 	}
-	return s, nil
+	l.Noticef("Listening for client connections on %s", s.Addr())
+	return nil
+}
+
+// connect is how the door gets in.
+func (s *Server) connect() (net.Conn, error) { return s.ns.InProcessConn() }
+
+// entrance tells the door of every connection that the fence lets in.
+type entrance struct {
+	fence server.Authentication
+	door  *door.Door
+}
+
+// Check decides about one CONNECT.
+func (e entrance) Check(c server.ClientAuthentication) bool {
+	return e.fence.Check(c) && (c.Kind() != server.CLIENT || e.door.Authenticated(c.GetID(), c.GetOpts().Nkey))
 }
 
 func loopback(addr string) (string, int, error) {
@@ -99,8 +136,20 @@ func loopback(addr string) (string, int, error) {
 	return host, int(port), nil
 }
 
-// Addr is host:port where the server listens.
-func (s *Server) Addr() string { return s.ns.Addr().String() }
+// Addr is host:port where everybody connects.
+func (s *Server) Addr() string { return s.door.Addr() }
+
+// OwnAddr is where Solo's own processes connect, in the form of conn.Options.Addr: the Unix
+// socket, or Addr where there is none.
+func (s *Server) OwnAddr() string {
+	if s.socket == "" {
+		return s.Addr()
+	}
+	return conn.Unix + s.socket
+}
+
+// Door is what stands in front of the server.
+func (s *Server) Door() *door.Door { return s.door }
 
 // Account returns one of the three accounts.
 func (s *Server) Account(name string) (*server.Account, error) {
@@ -115,8 +164,12 @@ func (s *Server) Account(name string) (*server.Account, error) {
 func (s *Server) Alive(cid uint64) bool { return s.ns.GetClient(cid) != nil }
 
 // Kick closes a connection and tells whether there was one. When it returns, the server
-// delivers nothing to the connection any more and knows none of its subscriptions.
-func (s *Server) Kick(cid uint64) bool { return s.ns.DisconnectClientByID(cid) == nil }
+// delivers nothing to the connection any more and knows none of its subscriptions, and nothing
+// more of it reaches the server. What the server had delivered before may still arrive.
+func (s *Server) Kick(cid uint64) bool {
+	s.door.Stop(cid)
+	return s.ns.DisconnectClientByID(cid) == nil
+}
 
 // Connections is how many there are, those included that have not authenticated yet.
 func (s *Server) Connections() int { return s.ns.NumClients() }
@@ -135,6 +188,10 @@ func (s *Server) PendingReplies() int {
 // Stop closes every connection, writes out what JetStream holds and returns when all of the
 // server has ended.
 func (s *Server) Stop() {
-	s.ns.Shutdown()
-	s.ns.WaitForShutdown()
+	s.door.Shut()
+	if s.ns != nil {
+		s.ns.Shutdown()
+		s.ns.WaitForShutdown()
+	}
+	s.door.Close()
 }

@@ -95,6 +95,22 @@ func (f *Fence) Identity(id string) (Identity, bool) {
 	return who, ok
 }
 
+// Known tells whether an id is an identity: a process of Solo's own.
+func (f *Fence) Known(id string) bool {
+	_, ok := f.Identity(id)
+	return ok
+}
+
+// Serves tells whether an id is a key that answers the calls to a service.
+func (f *Fence) Serves(id string) bool {
+	v, ok := f.table.Get(id)
+	if !ok || v.Record.GetKind() != kernelv1.CapKind_CAP_KIND_BOUND {
+		return false
+	}
+	parent, ok := f.table.Get(v.Record.GetParent())
+	return ok && parent.Record.GetKind() == kernelv1.CapKind_CAP_KIND_SERVING
+}
+
 // tellComponents sets the table's own map and returns the push that carries it. mu is held.
 func (f *Fence) tellComponents() *kernelv1.GatePush {
 	own, sent := map[string]string{}, map[string]string{}

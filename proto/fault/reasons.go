@@ -47,6 +47,8 @@ const (
 	ReasonMailboxFull = "MAILBOX_FULL"
 	// More calls a second than allowed.
 	ReasonRateLimited = "RATE_LIMITED"
+	// Too many calls of the holder wait for their answers already.
+	ReasonTooManyCalls = "TOO_MANY_CALLS"
 	// The service was throttled for being over a limit.
 	ReasonThrottled = "THROTTLED"
 	// The instance did not become ready.
