@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nkeys"
 	"github.com/solo-os/solo/bus/auditlog"
+	"github.com/solo-os/solo/bus/check"
 	"github.com/solo-os/solo/bus/gate"
 	"github.com/solo-os/solo/bus/idem"
 	"github.com/solo-os/solo/bus/rpc"
@@ -69,7 +70,7 @@ func (a *Authority) granted(ctx context.Context, c rpc.Caller, requestID string,
 			return nil, err
 		}
 		rec.Id = id
-		if old, taken := s.Table.Get(id); taken {
+		if old, taken := s.Table.Get(id); taken && check.On(check.FreshID) {
 			if requestID != "" && old.State == gate.Allowed && sameGrant(old.Record, rec) {
 				return nil, nil // an earlier try of this request was cut off after it had happened
 			}

@@ -16,6 +16,7 @@ import (
 	"buf.build/go/protovalidate"
 	"github.com/nats-io/nkeys"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/solo-os/solo/bus/check"
 	"github.com/solo-os/solo/bus/rpc"
 	"github.com/solo-os/solo/gateway/internal/holder"
 	"github.com/solo-os/solo/gateway/internal/kernel"
@@ -168,7 +169,7 @@ func (f *Front) wire(ctx context.Context, m string, err error) error {
 func (f *Front) authenticate(ctx context.Context) (*holder.Conn, func(context.Context) error, func(), error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	values := md.Get("authorization")
-	if len(values) != 1 {
+	if len(values) != 1 && (len(values) == 0 || check.On(check.OneHandle)) {
 		return nil, nil, nil, fault.New(codes.Unauthenticated, fault.ReasonUnauthenticated, "no handle came with the call: send metadata `authorization: Bearer SU...` once")
 	}
 	scheme, seed, ok := strings.Cut(values[0], " ")
