@@ -58,6 +58,8 @@ const (
 	ServingQueue Name = "serving-queue"
 	// ServingDeny: a `>` in a subscription does not pass for the `*` that is allowed.
 	ServingDeny Name = "serving-deny"
+	// RolePublish: a process of Solo's own publishes what its role takes.
+	RolePublish Name = "role-publish"
 	// OneAnswer: it answers a request once.
 	OneAnswer Name = "one-answer"
 )

@@ -151,6 +151,9 @@ func component(role, id string) (*server.Permissions, error) {
 	default:
 		return nil, fmt.Errorf("fence: no role %q", role)
 	}
+	if !check.On(check.RolePublish) {
+		pub = append(pub, "$JS.API.>")
+	}
 	return compile(pub, sub, nil, nil)
 }
 

@@ -39,7 +39,7 @@ type attack struct {
 func attacks() []attack {
 	var all []attack
 	for _, group := range [][]attack{
-		borders(),
+		borders(), connects(),
 	} {
 		all = append(all, group...)
 	}
