@@ -116,7 +116,7 @@ func (f *Fence) tellComponents() *kernelv1.GatePush {
 // cut off and can act no more. applying is held.
 func (f *Fence) push(ctx context.Context, p *kernelv1.GatePush, seq uint64) (acked, cut int) {
 	targets := f.targets()
-	if len(targets) == 0 || f.nc == nil || !check.On(check.Shootdown) {
+	if len(targets) == 0 || f.nc == nil || len(p.GetEvents()) > 0 && !check.On(check.Shootdown) {
 		return 0, 0
 	}
 	b, err := proto.Marshal(p)

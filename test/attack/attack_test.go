@@ -39,7 +39,7 @@ type attack struct {
 func attacks() []attack {
 	var all []attack
 	for _, group := range [][]attack{
-		borders(), connects(),
+		borders(), connects(), revocations(), grants(), gateways(), takenOver(),
 	} {
 		all = append(all, group...)
 	}
@@ -88,9 +88,9 @@ func TestAttack(t *testing.T) {
 }
 
 const (
-	succeeded = "succeeded"
-	failed    = "failed"
-	broken    = "broken"
+	succeeded = "succeeds"
+	failed    = "fails"
+	broken    = "was not made"
 )
 
 func try(t *testing.T, a attack, s *scene) string {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/solo-os/solo/bus/check"
@@ -217,12 +218,15 @@ func replacedRunner(ctx context.Context, s *scene) (bool, error) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		return false, err
 	}
+	var last error
 	err = world.Until(ctx, "the service answers again", func() (bool, error) {
-		_, err := s.root.call(ctx, of, "echo", "")
-		return err == nil, nil
+		one, cancel := context.WithTimeout(ctx, time.Second) // what a dying runner has taken is lost with it
+		defer cancel()
+		_, last = s.root.call(one, of, "echo", "")
+		return last == nil, nil
 	})
 	if err != nil {
-		return false, err
+		return false, errors.Join(err, last)
 	}
 	n, err := s.connecting(ctx, seeds)
 	return n > 0, err

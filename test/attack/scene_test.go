@@ -23,6 +23,7 @@ import (
 // scene is a running Solo and those who are in it.
 type scene struct {
 	*world.World
+	off  check.Name // the check it goes without
 	root holder
 	tool string
 	dir  string // for files and pipes
@@ -52,21 +53,23 @@ func (b builds) start(t *testing.T, off check.Name) *scene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &scene{World: w, tool: b.tool, dir: filepath.Join(home, "x")}
+	s := &scene{World: w, off: off, tool: b.tool, dir: filepath.Join(home, "x")}
 	s.stop = sync.OnceFunc(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 		defer cancel()
 		if s.root.Client != nil {
 			_ = s.root.Close() // what it is connected to ends next
 		}
-		if err := w.Stop(ctx); err != nil {
-			t.Errorf("stop: %v", err)
-		}
-		if err := w.Gone(ctx); err != nil {
-			t.Error(err)
-			if _, err := w.KillAll(ctx); err != nil {
+		if off == "" { // what is shipped ends well whatever was done to it
+			if err := w.Stop(ctx); err != nil {
+				t.Errorf("stop: %v", err)
+			}
+			if err := w.Gone(ctx); err != nil {
 				t.Error(err)
 			}
+		}
+		if _, err := w.KillAll(ctx); err != nil {
+			t.Error(err)
 		}
 		if t.Failed() {
 			t.Logf("the end of the kernel's log:\n%s", log)
