@@ -56,8 +56,6 @@ const (
 	ServingPublish Name = "serving-publish"
 	// ServingQueue: it hears calls only as a member of the service's queue group.
 	ServingQueue Name = "serving-queue"
-	// ServingDeny: a `>` in a subscription does not pass for the `*` that is allowed.
-	ServingDeny Name = "serving-deny"
 	// RolePublish: a process of Solo's own publishes what its role takes.
 	RolePublish Name = "role-publish"
 	// OneAnswer: it answers a request once.

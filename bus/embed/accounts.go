@@ -80,7 +80,7 @@ func weaker() (imports, service, kernel string) {
 	}
 	if !check.On(check.ImportShape) {
 		imports += `
-      { service: { account: SERVICE, subject: "svc.alice.sink.put.laundered" }, to: "shortcut" }`
+      { service: { account: KERNEL, subject: "sys.registry.list.-.-.laundered" }, to: "shortcut" }`
 	}
 	return imports, service, kernel
 }

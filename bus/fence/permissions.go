@@ -51,20 +51,17 @@ func holder(id string, rules capability.Rules) (*server.Permissions, error) {
 func serving(s subject.Service, revision uint64) (*server.Permissions, error) {
 	calls, mapped := subject.CallServing(s), subject.RevisionServing(s, revision)
 	q := " " + s.Queue()
-	publish, listen, deny, answers := []string{}, []string{calls + q, mapped + q}, []string{calls + ".>", mapped + ".>"}, 1
+	publish, listen, answers := []string{}, []string{calls + q, mapped + q}, 1
 	if !check.On(check.ServingPublish) {
 		publish = []string{"svc.>"}
 	}
 	if !check.On(check.ServingQueue) {
 		listen = []string{calls, mapped}
 	}
-	if !check.On(check.ServingDeny) {
-		deny = nil
-	}
 	if !check.On(check.OneAnswer) {
 		answers = -1
 	}
-	return compile(publish, listen, deny, &server.ResponsePermission{MaxMsgs: answers, Expires: embed.ReplyTime})
+	return compile(publish, listen, []string{calls + ".>", mapped + ".>"}, &server.ResponsePermission{MaxMsgs: answers, Expires: embed.ReplyTime})
 }
 
 // component is for Solo's own processes in KERNEL: what the role's work takes, by name.

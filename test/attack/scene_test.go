@@ -44,9 +44,9 @@ func (b builds) start(t *testing.T, off check.Name) *scene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, o := &tail{}, world.Options{Bin: b.full, Home: home}
+	log, o := &tail{}, world.Options{Bin: b.full, Home: home, Env: []string{"SOLO_WARM_BUILDS=false"}}
 	if off != "" {
-		o.Bin, o.Env = b.weak, []string{check.Variable + "=" + string(off)}
+		o.Bin, o.Env = b.weak, append(o.Env, check.Variable+"="+string(off))
 	}
 	o.Log = log
 	w, err := world.New(o)
@@ -133,9 +133,9 @@ func newKey() (seed, id string, err error) {
 	return string(b), id, err
 }
 
-// grant makes a holder from another.
+// grant makes a holder from another, for an hour or as long as that one has left.
 func (s *scene) grant(ctx context.Context, from holder, depth uint32, rules ...string) (holder, error) {
-	return s.grantFor(ctx, from, depth, time.Hour, rules...)
+	return s.grantFor(ctx, from, depth, 0, rules...)
 }
 
 func (s *scene) grantFor(ctx context.Context, from holder, depth uint32, ttl time.Duration, rules ...string) (holder, error) {
@@ -143,7 +143,11 @@ func (s *scene) grantFor(ctx context.Context, from holder, depth uint32, ttl tim
 	if err != nil {
 		return holder{}, err
 	}
-	if _, err := from.GrantCapability(ctx, &solov1.GrantCapabilityRequest{Rules: rules, Depth: depth, Ttl: durationpb.New(ttl), PublicKey: id}); err != nil {
+	req := &solov1.GrantCapabilityRequest{Rules: rules, Depth: depth, PublicKey: id}
+	if ttl > 0 {
+		req.Ttl = durationpb.New(ttl)
+	}
+	if _, err := from.GrantCapability(ctx, req); err != nil {
 		return holder{}, fmt.Errorf("grant %v: %w", rules, err)
 	}
 	return s.holder(seed)
