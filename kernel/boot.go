@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nkeys"
 	"github.com/solo-os/solo/bus/auditlog"
 	"github.com/solo-os/solo/bus/caps"
+	"github.com/solo-os/solo/bus/check"
 	"github.com/solo-os/solo/bus/conn"
 	"github.com/solo-os/solo/bus/door"
 	"github.com/solo-os/solo/bus/embed"
@@ -256,6 +257,10 @@ func environment(home string) []string {
 		case "PATH", "HOME", "TMPDIR", "GOROOT", "GOCACHE", "GOMODCACHE", "GOCOVERDIR", "GOTRACEBACK", "GOMEMLIMIT", "TZ", "LANG",
 			"SOLO_GO", "SOLO_BUILD_CACHE", "SOLO_WARM_BUILDS", "SOLO_GRPC_PLAINTEXT", "SOLO_METRICS_PLAINTEXT":
 			env = append(env, e)
+		case check.Variable:
+			if check.Switchable {
+				env = append(env, e)
+			}
 		}
 	}
 	return env

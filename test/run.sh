@@ -9,7 +9,7 @@ GOCACHE=$(go env GOCACHE) # services in Go are built with the warm cache
 export GOCACHE
 floor=${COVERAGE_FLOOR:-70}
 rm -rf cover && mkdir -p cover/unit cover/e2e cover/bin
-packages=$(go list work | grep -v -e /test/e2e -e /test/cmd)
+packages=$(go list work | grep -v -e /test/e2e -e /test/attack -e /test/cmd)
 pkgs=$(go list work | grep -v -e '/solo/v1$' -e '/node/v1$' -e '/kernel/v1$' -e '/test/' -e '/examples/' -e bustest | paste -sd,)
 
 echo "== unit and component tests, race detector on"
@@ -17,7 +17,7 @@ CGO_ENABLED=1 go test -race -count=1 -timeout 12m -cover -covermode=atomic $pack
 
 echo "== the whole system, as real processes"
 CGO_ENABLED=0 go build -trimpath -cover -covermode=atomic -coverpkg="$pkgs" -o cover/bin/ work
-SOLO_TEST_BIN="$PWD/cover/bin" GOCOVERDIR="$PWD/cover/e2e" go test -count=1 -timeout 12m ./test/e2e/...
+SOLO_TEST_BIN="$PWD/cover/bin" GOCOVERDIR="$PWD/cover/e2e" go test -count=1 -timeout 12m ./test/e2e/... ./test/attack/...
 
 go tool covdata textfmt -i=cover/unit,cover/e2e -o cover/all.txt
 go tool cover -func=cover/all.txt > cover/func.txt

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/solo-os/solo/bus/check"
 )
 
 // Accounts: the borders between the rings of Solo.
@@ -32,6 +33,7 @@ const (
 // accounts is the static configuration of the accounts. Every import keeps its subject and is
 // a wildcard: a renamed or literal one would let a reply be laundered through it.
 func accounts() string {
+	imports, service, kernel := weaker()
 	return fmt.Sprintf(`
 accounts {
   %[1]s {
@@ -40,11 +42,15 @@ accounts {
       { service: { account: %[3]s, subject: "sys.>" } }
       { service: { account: %[3]s, subject: "str.>" } }
       { service: { account: %[2]s, subject: "svc.>" } }
+      %[7]s
     ]
   }
   %[2]s {
     limits { max_connections: 20000, max_subscriptions: 16 }
-    exports [ { service: "svc.>", accounts: [%[1]s], response: single, threshold: "%[5]s" } ]
+    exports [
+      { service: "svc.>", accounts: [%[1]s], response: single, threshold: "%[5]s" }
+      %[8]s
+    ]
   }
   %[3]s {
     jetstream: enabled
@@ -52,12 +58,31 @@ accounts {
     exports [
       { service: "sys.>", accounts: [%[1]s], response: single, threshold: "%[5]s" }
       { service: "str.>", accounts: [%[1]s], response: stream, threshold: "%[6]s" }
+      %[9]s
     ]
   }
   %[4]s {}
 }
 system_account: %[4]s
-`, Caller, Service, Kernel, system, ReplyTime, StreamTime)
+`, Caller, Service, Kernel, system, ReplyTime, StreamTime, imports, service, kernel)
+}
+
+// weaker is what a configuration that somebody might well write has besides, in builds that
+// have the check off: imports into CALLER and the exports of SERVICE and KERNEL for them.
+func weaker() (imports, service, kernel string) {
+	if !check.On(check.Borders) {
+		imports = `
+      { service: { account: KERNEL, subject: "$JS.API.>" }, to: "$JS.kernel.API.>" }
+      { service: { account: KERNEL, subject: "$KV.>" } }
+      { service: { account: SERVICE, subject: "rev.>" } }`
+		service = `{ service: "rev.>", accounts: [CALLER] }`
+		kernel = `{ service: "$JS.API.>", accounts: [CALLER] }, { service: "$KV.>", accounts: [CALLER] }`
+	}
+	if !check.On(check.ImportShape) {
+		imports += `
+      { service: { account: KERNEL, subject: "sys.registry.list.-.-.laundered" }, to: "shortcut" }`
+	}
+	return imports, service, kernel
 }
 
 // options is the server's whole configuration. What is not set here is off: monitoring,

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/solo-os/solo/bus/check"
 	"github.com/solo-os/solo/bus/gate"
 	kernelv1 "github.com/solo-os/solo/proto/solo/kernel/v1"
 	"github.com/solo-os/solo/proto/subject"
@@ -74,6 +75,10 @@ func (f *Fence) Dismiss(ctx context.Context, id string) int {
 	f.applying.Lock()
 	defer f.applying.Unlock()
 	f.mu.Lock()
+	if !check.On(check.Dismissal) {
+		f.mu.Unlock()
+		return 0
+	}
 	_, known := f.identities[id]
 	delete(f.identities, id)
 	delete(f.joined, id)
@@ -127,7 +132,7 @@ func (f *Fence) tellComponents() *kernelv1.GatePush {
 // cut off and can act no more. applying is held.
 func (f *Fence) push(ctx context.Context, p *kernelv1.GatePush, seq uint64) (acked, cut int) {
 	targets := f.targets()
-	if len(targets) == 0 || f.nc == nil {
+	if len(targets) == 0 || f.nc == nil || len(p.GetEvents()) > 0 && !check.On(check.Shootdown) {
 		return 0, 0
 	}
 	b, err := proto.Marshal(p)

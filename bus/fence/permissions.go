@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/solo-os/solo/bus/check"
 	"github.com/solo-os/solo/bus/embed"
 	"github.com/solo-os/solo/bus/stream"
 	"github.com/solo-os/solo/proto/capability"
@@ -25,7 +26,22 @@ const (
 // holder is for a key that asks: an agent, an operator, a service calling out. It may publish
 // what its rules compile to, each subject ending in its own id, and listen in its own inbox.
 func holder(id string, rules capability.Rules) (*server.Permissions, error) {
-	return compile(rules.Subjects(id), []string{subject.InboxAll(id)}, nil, nil)
+	publish, subscribe := rules.Subjects(id), []string{subject.InboxAll(id)}
+	if !check.On(check.OwnID) {
+		for i, s := range publish {
+			publish[i] = strings.TrimSuffix(s, id) + "*"
+		}
+	}
+	if !check.On(check.PublishAllow) {
+		publish = []string{"svc.>", "sys.>", "str.>", "_INBOX.>"}
+	}
+	if !check.On(check.Borders) {
+		publish = append(publish, "$JS.>", "$KV.>", "rev.>")
+	}
+	if !check.On(check.OwnInbox) {
+		subscribe = []string{"_INBOX.>"}
+	}
+	return compile(publish, subscribe, nil, nil)
 }
 
 // serving is for a key that answers for one revision of a service: one answer a request, at
@@ -35,8 +51,17 @@ func holder(id string, rules capability.Rules) (*server.Permissions, error) {
 func serving(s subject.Service, revision uint64) (*server.Permissions, error) {
 	calls, mapped := subject.CallServing(s), subject.RevisionServing(s, revision)
 	q := " " + s.Queue()
-	return compile([]string{}, []string{calls + q, mapped + q}, []string{calls + ".>", mapped + ".>"},
-		&server.ResponsePermission{MaxMsgs: 1, Expires: embed.ReplyTime})
+	publish, listen, answers := []string{}, []string{calls + q, mapped + q}, 1
+	if !check.On(check.ServingPublish) {
+		publish = []string{"svc.>"}
+	}
+	if !check.On(check.ServingQueue) {
+		listen = []string{calls, mapped}
+	}
+	if !check.On(check.OneAnswer) {
+		answers = -1
+	}
+	return compile(publish, listen, []string{calls + ".>", mapped + ".>"}, &server.ResponsePermission{MaxMsgs: answers, Expires: embed.ReplyTime})
 }
 
 // component is for Solo's own processes in KERNEL: what the role's work takes, by name.
@@ -122,6 +147,9 @@ func component(role, id string) (*server.Permissions, error) {
 		pub = append(pub, bucket(stream.State)...)
 	default:
 		return nil, fmt.Errorf("fence: no role %q", role)
+	}
+	if !check.On(check.RolePublish) {
+		pub = append(pub, "$JS.API.>")
 	}
 	return compile(pub, sub, nil, nil)
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/solo-os/solo/bus/check"
 	"github.com/solo-os/solo/bus/rpc"
 	"github.com/solo-os/solo/bus/stream"
 	"github.com/solo-os/solo/proto/fault"
@@ -61,7 +62,11 @@ func Do[T any, R message[T]](ctx context.Context, s *Store, c rpc.Caller, reques
 		answer, err = f()
 		return answer, false, err
 	}
-	sum := sha256.Sum256([]byte(c.ID + "\n" + c.Component + "\n" + requestID))
+	holder := c.ID
+	if !check.On(check.RequestHolder) {
+		holder = ""
+	}
+	sum := sha256.Sum256([]byte(holder + "\n" + c.Component + "\n" + requestID))
 	key := hex.EncodeToString(sum[:])
 	digest := c.System.Component + "." + c.Op + " " + c.Service.String() + " " + c.Digest
 	rev, done, err := s.begin(ctx, key, digest, requestID)

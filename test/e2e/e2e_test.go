@@ -74,10 +74,10 @@ func (l *lockedBuffer) tail(n int) string {
 }
 
 // newWorld is a world that is not started; whatever runs of it ends with the test.
-func newWorld(t *testing.T, bin string) *world.World {
+func newWorld(t *testing.T, bin string, env ...string) *world.World {
 	t.Helper()
 	log := &lockedBuffer{}
-	w, err := world.New(world.Options{Bin: bin, Home: home(t), Log: log})
+	w, err := world.New(world.Options{Bin: bin, Home: home(t), Log: log, Env: env})
 	if err != nil {
 		t.Fatal(err)
 	}

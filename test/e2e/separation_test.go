@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	checks "github.com/solo-os/solo/bus/check"
 	"github.com/solo-os/solo/proto/subject"
 	"github.com/solo-os/solo/test/world"
 )
@@ -13,7 +14,7 @@ import (
 // With every gate switched off, the server alone must keep alice out of bob's namespace. That
 // the gates are off is shown by the unit tests of bus/gate under the same tag.
 func TestTheServerAloneSeparatesNamespaces(t *testing.T) {
-	w := newWorld(t, build(t, "gatesoff"))
+	w := newWorld(t, build(t, "checksoff"), checks.Variable+"="+string(checks.Gate))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if _, err := w.Start(ctx); err != nil {

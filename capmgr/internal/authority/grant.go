@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nkeys"
 	"github.com/solo-os/solo/bus/auditlog"
+	"github.com/solo-os/solo/bus/check"
 	"github.com/solo-os/solo/bus/gate"
 	"github.com/solo-os/solo/bus/idem"
 	"github.com/solo-os/solo/bus/rpc"
@@ -69,7 +70,7 @@ func (a *Authority) granted(ctx context.Context, c rpc.Caller, requestID string,
 	}
 	_, err = a.o.Ledger.Do(ctx, func(s *ledger.State) ([]*kernelv1.CapEvent, error) {
 		now := time.Now()
-		if old, taken := s.Table.Get(id); taken {
+		if old, taken := s.Table.Get(id); taken && check.On(check.FreshID) {
 			// Asked without what it holds itself: an earlier try may have taken all there was.
 			rec, err := attenuate(s.Budgets(), c.ID, want.unbudgeted(), now)
 			if err != nil {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/solo-os/solo/bus/check"
 	"github.com/solo-os/solo/bus/conn"
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
@@ -85,6 +86,9 @@ func NewPool(o Options) *Pool {
 // Get returns the holder's connection, made now if need be. Call release when done with it.
 func (p *Pool) Get(ctx context.Context, seed, peer string) (c *Conn, release func(), err error) {
 	key := sha256.Sum256([]byte(seed))
+	if !check.On(check.HolderKey) {
+		key = [32]byte{}
+	}
 	// A connection can be cut between being made and being taken; a handle that is cut again
 	// and again is being refused.
 	for range 3 {

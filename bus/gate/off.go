@@ -1,5 +1,0 @@
-//go:build gatesoff
-
-package gate
-
-const enforced = false
