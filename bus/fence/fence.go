@@ -9,7 +9,7 @@
 // not answer within AckTime is cut off and its lease waited for. The live connections of
 // what died are closed.
 //
-// Lock order: applying, then mu; mu is held while the server registers a connection and while
+// Lock order: an id's turn, then applying, then mu; mu is held while the server registers a connection and while
 // capabilities die, so a connection is either refused or known to the one who cuts. mu comes
 // before the server's own locks and before the table's.
 package fence
@@ -65,6 +65,7 @@ type Fence struct {
 	table *gate.Table
 
 	applying sync.Mutex // one change after the other, in order
+	turns    *turns     // an id's connections, one after the other
 
 	mu         sync.Mutex
 	bus        Bus                            // mu; nil until Attach
@@ -86,7 +87,7 @@ var _ server.Authentication = (*Fence)(nil)
 // New returns a fence that lets nobody in until it is attached and knows identities.
 func New(o Options) *Fence {
 	return &Fence{
-		o: o, table: gate.NewTable(), identities: map[string]Identity{}, conns: map[uint64]string{},
+		o: o, table: gate.NewTable(), turns: &turns{m: map[string]*turn{}}, identities: map[string]Identity{}, conns: map[uint64]string{},
 		byID: map[string]map[uint64]struct{}{}, joined: map[string]process{},
 	}
 }
@@ -155,6 +156,7 @@ const unauthenticated = "UNAUTHENTICATED"
 // check decides about a connection that has proven the key of id. What the key may do is compiled
 // first, which may take a while; whether it is alive is decided under the lock.
 func (f *Fence) check(c server.ClientAuthentication, id string) (refused string) {
+	defer f.turns.take(id)()
 	u, reason := f.compiled(id)
 	if reason != "" {
 		return reason
