@@ -2,8 +2,11 @@ package conn_test
 
 import (
 	"context"
+	"io"
 	"net"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -190,5 +193,57 @@ func TestReconnect(t *testing.T) {
 	}
 	if err := nc.FlushTimeout(patience); err != nil {
 		t.Error(err)
+	}
+}
+
+// A connection goes over a Unix socket, and comes back over it.
+func TestUnix(t *testing.T) {
+	seed, id := handle(t)
+	s := start(t, server.RANDOM_PORT, id)
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	accepted := make(chan net.Conn, 2)
+	for range 2 {
+		wg.Go(func() {
+			c, err := l.Accept()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			accepted <- c
+			up, err := s.InProcessConn()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			wg.Go(func() { _, _ = io.Copy(up, c); _ = up.Close() })
+			_, _ = io.Copy(c, up)
+		})
+	}
+	found := make(chan struct{}, 1)
+	nc, _, err := conn.Dial(within(t), conn.Options{Addr: conn.Unix + path, Seed: seed, Reconnect: true, Found: func(*nats.Conn) { found <- struct{}{} }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if err := nc.FlushTimeout(patience); err != nil {
+		t.Fatal(err)
+	}
+	if err := (<-accepted).Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-found:
+	case <-time.After(patience):
+		t.Fatal("the connection does not come back")
+	}
+	if _, _, err := conn.Dial(within(t), conn.Options{Addr: conn.Unix + path + "x", Seed: seed}); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("nobody there: %v", err)
 	}
 }

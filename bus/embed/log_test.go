@@ -18,6 +18,7 @@ func TestParseViolation(t *testing.T) {
 		client + ` - Subscription Violation - Subject ">", SID 1`:                                          {CID: 7, Subject: ">", Subscribe: true},
 		client + ` - Subscription Violation - Subject "a.*", Queue: "q", SID 1 - "U"`:                      {CID: 7, Subject: "a.*", Subscribe: true},
 		client + ` - Subscription Violation Too Many Tokens - Subject "a.b", SID 3`:                        {CID: 7, Subject: "a.b", Subscribe: true},
+		`pipe - cid:7 - "v1.55.0:go:name"` + ` - Publish Violation - Subject "s"`:                          {CID: 7, Subject: "s"},
 		client + ` - Publish Violation - Reply "_R_.x"`:                                                    {CID: 7, Subject: "_R_.x", Reply: true},
 		client + ` - Publish Violation - Subject "with \" and \n"`:                                         {CID: 7, Subject: "with \" and \n"},
 		`1.2.3.4:1 - cid:9 - "x - Publish Violation - Subject "forged"" - Publish Violation - Subject "s"`: {CID: 9, Subject: "s"},
