@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # What is too long for make test. FUZZ is the time for each fuzz target, CHECKS the number of
-# cases for each property, STORIES how often the whole story is told, with its kills.
+# cases for each property, HISTORY for how long many clients grant, use and revoke while components
+# are killed, STORIES how often the whole story is told, with its kills.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-fuzz=${FUZZ:-60s} checks=${CHECKS:-20000} stories=${STORIES:-10}
+fuzz=${FUZZ:-60s} checks=${CHECKS:-20000} stories=${STORIES:-10} history=${HISTORY:-10m}
 
 echo "== properties, $checks cases each"
 for dir in $(go list -f '{{.Dir}}' work); do
@@ -19,6 +20,9 @@ go list -f '{{.Dir}}' work | while read -r dir; do
     (cd "$dir" && go test -run '^$' -fuzz "^$f\$" -fuzztime "$fuzz" . | tail -2)
   done
 done
+
+echo "== a history of grants, uses and ends while components are killed, $history"
+SOLO_HISTORY=$history SOLO_TEST_BIN=$PWD/bin go test -count=1 -v -timeout 24h -run 'TestAttack/any_history' ./test/attack | grep -E 'any history|^(---|FAIL|ok)'
 
 echo "== the story, $stories times"
 for i in $(seq "$stories"); do

@@ -39,7 +39,7 @@ type attack struct {
 func attacks() []attack {
 	var all []attack
 	for _, group := range [][]attack{
-		borders(), connects(), revocations(), grants(), gateways(), takenOver(),
+		borders(), connects(), revocations(), grants(), gateways(), takenOver(), histories(),
 	} {
 		all = append(all, group...)
 	}
@@ -95,7 +95,7 @@ const (
 
 func try(t *testing.T, a attack, s *scene) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), attackTime)
+	ctx, cancel := context.WithTimeout(t.Context(), attackTime+historyTime())
 	defer cancel()
 	observed, err := a.run(ctx, s)
 	switch {
