@@ -85,6 +85,8 @@ type bucket struct {
 	ttl          time.Duration
 	bytes        int64 // of the whole; 0 is unbounded
 	maxValueSize int32 // 0 is what the bus carries
+	// marks lets the marks of what was deleted end by themselves, for keys that never come back.
+	marks bool
 	// direct lets any replica answer reads. It is off where a reader acts on what it reads: a
 	// replica that was away answers with the past.
 	direct bool
@@ -96,7 +98,7 @@ func buckets() []bucket {
 		{name: Nodes, ttl: 10 * time.Second},
 		{name: State, maxValueSize: 1 << 20, direct: true},
 		{name: Requests, ttl: RequestsKept, maxValueSize: 1 << 20, direct: true},
-		{name: Crashes, bytes: crashesBytes, maxValueSize: 256 << 10, direct: true},
+		{name: Crashes, bytes: crashesBytes, maxValueSize: 256 << 10, marks: true, direct: true},
 	}
 }
 
@@ -105,7 +107,7 @@ func (b bucket) config() jetstream.StreamConfig {
 	c := jetstream.StreamConfig{
 		Name: KVStream(b.name), Subjects: []string{"$KV." + b.name + ".>"}, Storage: jetstream.FileStorage,
 		MaxMsgsPerSubject: 1, MaxMsgs: -1, MaxConsumers: -1, MaxBytes: -1, MaxMsgSize: -1, MaxAge: b.ttl, Duplicates: 2 * time.Minute,
-		Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true, AllowDirect: b.direct, Replicas: 1,
+		Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true, AllowDirect: b.direct, AllowMsgTTL: b.marks, Replicas: 1,
 	}
 	if b.bytes != 0 {
 		c.MaxBytes = b.bytes

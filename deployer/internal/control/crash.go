@@ -2,18 +2,17 @@ package control
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/solo-os/solo/bus/rpc"
 	"github.com/solo-os/solo/bus/stream"
@@ -25,15 +24,18 @@ import (
 const (
 	// maxCrashes bounds the records that wait to be stored; the oldest go first.
 	maxCrashes = 256
-	// maxCrashText bounds the parts of a record, so that it fits the bucket.
-	maxCrashText = 64 << 10
-	// keptCrashes is how many records of a service are kept.
-	keptCrashes    = 100
+	// keptCrashes is how many records of a service are kept, keptSpace of a namespace.
+	keptCrashes = 20
+	keptSpace   = 60
+	// evictTries is how many records at most make way for one when the bucket is full.
+	evictTries = 8
+	// markKept is how long the mark of a removed record stays.
+	markKept       = time.Minute
 	defaultCrashes = 20
 	crashTimeout   = 5 * time.Second
 )
 
-// crashes keeps the records of abnormal ends in bucket `crashes`, key <ns>.<service>.<time>-<sha>.
+// crashes keeps the records of abnormal ends in bucket `crashes`, key <ns>.<service>.<time>-<sha>-<bytes>.
 type crashes struct {
 	kv   jetstream.KeyValue
 	log  *slog.Logger
@@ -97,49 +99,92 @@ func (c *crashes) store(ctx context.Context, x *solov1.Crash) error {
 	if err != nil {
 		return err
 	}
-	x = proto.CloneOf(x)
-	x.Id = ""
-	x.Trace, x.Message = clip(x.GetTrace()), clip(x.GetMessage())
-	total := 0
-	for i := len(x.GetLogs()) - 1; i >= 0; i-- {
-		if total += len(x.GetLogs()[i]); total > maxCrashText {
-			x.Logs = x.GetLogs()[i+1:]
-			break
-		}
-	}
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(x)
+	id, b, err := encodeCrash(x)
 	if err != nil {
-		return err
-	}
-	sum := sha256.Sum256(b)
-	x.Id = hex.EncodeToString(sum[:])
-	if b, err = protojson.Marshal(x); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, crashTimeout)
 	defer cancel()
-	key := fmt.Sprintf("%s.%s.%020d-%s", s.Namespace, s.Name, x.GetTime().AsTime().UnixNano(), x.GetId())
-	if _, err := c.kv.Put(ctx, key, b); err != nil {
+	// Room is made first, so that there is never more than is kept.
+	if err := c.prune(ctx, s.Namespace+"."+s.Name+".*", keptCrashes-1); err != nil {
 		return err
 	}
-	return c.prune(ctx, s)
+	if err := c.prune(ctx, s.Namespace+".*.*", keptSpace-1); err != nil {
+		return err
+	}
+	key := fmt.Sprintf("%s.%s.%020d-%s-%d", s.Namespace, s.Name, x.GetTime().AsTime().UnixNano(), id, len(b))
+	for range evictTries {
+		if room, err := c.room(ctx); err != nil || room {
+			break // a status that cannot be read is no reason not to try
+		}
+		if err := c.evict(ctx); err != nil {
+			return err
+		}
+	}
+	_, err = c.kv.Put(ctx, key, b)
+	return err
 }
 
-// prune removes the oldest records of a service beyond keptCrashes.
-func (c *crashes) prune(ctx context.Context, s subject.Service) error {
-	keys, err := c.keys(ctx, s)
-	if err != nil || len(keys) <= keptCrashes {
+// room tells whether the bucket has room for another record, and for the mark of one that is removed:
+// a full bucket takes no marks either.
+func (c *crashes) room(ctx context.Context) (bool, error) {
+	st, err := c.kv.Status(ctx)
+	if err != nil {
+		return false, err
+	}
+	most := st.Config().MaxBytes
+	return most <= 0 || st.Bytes()+2*maxCrash < uint64(most), nil
+}
+
+// evict removes the oldest record of the namespace whose records take the most: no one fills the bucket
+// for the others.
+func (c *crashes) evict(ctx context.Context) error {
+	keys, err := c.keys(ctx, ">")
+	if err != nil {
 		return err
 	}
-	for _, k := range keys[keptCrashes:] {
-		err = errors.Join(err, c.kv.Purge(ctx, k))
+	bytes, oldest, most := map[string]int{}, map[string]string{}, ""
+	for _, k := range keys {
+		ns, _, _ := strings.Cut(k, ".")
+		oldest[ns] = k
+		if bytes[ns] += size(k); bytes[ns] > bytes[most] {
+			most = ns
+		}
+	}
+	if most == "" {
+		return errors.New("the bucket of crash records is full of something else")
+	}
+	return c.drop(ctx, []string{oldest[most]})
+}
+
+// prune removes the oldest of the records that match beyond n.
+func (c *crashes) prune(ctx context.Context, match string, n int) error {
+	keys, err := c.keys(ctx, match)
+	if err != nil || len(keys) <= n {
+		return err
+	}
+	return c.drop(ctx, keys[n:])
+}
+
+// forget removes all records of a service.
+func (c *crashes) forget(ctx context.Context, s subject.Service) error {
+	c.mu.Lock()
+	c.list = slices.DeleteFunc(c.list, func(x *solov1.Crash) bool { return x.GetService() == s.String() })
+	c.mu.Unlock()
+	return c.prune(ctx, s.Namespace+"."+s.Name+".*", 0)
+}
+
+// drop removes records; the marks that this leaves go by themselves.
+func (c *crashes) drop(ctx context.Context, keys []string) (err error) {
+	for _, k := range keys {
+		err = errors.Join(err, c.kv.Purge(ctx, k, jetstream.PurgeTTL(markKept)))
 	}
 	return err
 }
 
-// keys are those of a service, newest first.
-func (c *crashes) keys(ctx context.Context, s subject.Service) ([]string, error) {
-	l, err := c.kv.ListKeysFiltered(ctx, s.Namespace+"."+s.Name+".*")
+// keys are those that match, newest first.
+func (c *crashes) keys(ctx context.Context, match string) ([]string, error) {
+	l, err := c.kv.ListKeysFiltered(ctx, match)
 	if err != nil {
 		return nil, err
 	}
@@ -147,16 +192,20 @@ func (c *crashes) keys(ctx context.Context, s subject.Service) ([]string, error)
 	for k := range l.Keys() {
 		keys = append(keys, k)
 	}
-	slices.Sort(keys)
-	slices.Reverse(keys)
+	slices.SortFunc(keys, func(a, b string) int { return strings.Compare(moment(b), moment(a)) })
 	return keys, nil
 }
 
-func clip(s string) string {
-	if len(s) > maxCrashText {
-		return s[:maxCrashText]
+// moment is the part of a key that rises with time.
+func moment(key string) string { return key[strings.LastIndexByte(key, '.')+1:] }
+
+// size is the record's size, from its key; the most that it can be where the key does not tell.
+func size(key string) int {
+	n, err := strconv.Atoi(key[strings.LastIndexByte(key, '-')+1:])
+	if err != nil || n <= 0 {
+		return maxCrash
 	}
-	return s
+	return n
 }
 
 func (c *Controller) listCrashes(ctx context.Context, caller rpc.Caller, req *solov1.CrashesRequest) (*solov1.CrashesResponse, error) {
@@ -168,7 +217,7 @@ func (c *Controller) listCrashes(ctx context.Context, caller rpc.Caller, req *so
 	if size == 0 {
 		size = defaultCrashes
 	}
-	keys, err := c.crashes.keys(ctx, s)
+	keys, err := c.crashes.keys(ctx, s.Namespace+"."+s.Name+".*")
 	if err != nil {
 		return nil, fault.Unavailable(time.Second, "crash records cannot be read now").Because(err)
 	}

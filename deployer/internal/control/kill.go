@@ -13,6 +13,7 @@ import (
 	"github.com/solo-os/solo/proto/fault"
 	nodev1 "github.com/solo-os/solo/proto/solo/node/v1"
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
+	"github.com/solo-os/solo/proto/subject"
 )
 
 // Kill stops a service until it is deployed again, or ends one instance, which supervision restarts.
@@ -110,6 +111,13 @@ func (c *Controller) purge(ctx context.Context, e entry) error {
 	}
 	if _, err := k.Drop(ctx, &nodev1.DropRequest{Service: e.reg.GetName(), Epoch: e.reg.GetEpoch() + 1}); err != nil {
 		return fault.Unavailable(time.Second, "%s is stopped, but its state could not be dropped; purge it again", e.reg.GetName()).Because(err)
+	}
+	s, err := subject.ParseService(e.reg.GetName())
+	if err == nil {
+		err = c.crashes.forget(ctx, s)
+	}
+	if err != nil {
+		return fault.Unavailable(time.Second, "%s is stopped, but its crash records could not be dropped; purge it again", e.reg.GetName()).Because(err)
 	}
 	return c.book.delete(ctx, e)
 }

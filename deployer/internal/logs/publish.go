@@ -35,7 +35,7 @@ type Publisher struct {
 // NewPublisher publishes over js's connection.
 func NewPublisher(js jetstream.JetStream, log *slog.Logger, reg prometheus.Registerer) *Publisher {
 	p := &Publisher{js: js, log: log, queue: newQueue(), dropped: prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "solo_log_lines_dropped_total", Help: "Lines of instances that were not kept, because they came faster than the log takes them.",
+		Name: "solo_log_lines_dropped_total", Help: "Lines of instances that were not kept, because they came faster than the log takes them or their namespace may write.",
 	})}
 	reg.MustRegister(p.dropped)
 	return p
@@ -50,12 +50,20 @@ func (p *Publisher) Add(r *solov1.LogRecord) {
 
 // Run publishes until ctx ends, and then what is left, for a moment at most.
 func (p *Publisher) Run(ctx context.Context) {
+	tell := time.NewTicker(tellEvery)
+	defer tell.Stop()
 	for {
+		select {
+		case now := <-tell.C:
+			p.queue.tell(now)
+		default:
+		}
 		if p.round(ctx) {
 			continue
 		}
 		select {
 		case <-ctx.Done():
+			p.queue.tell(time.Now())
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
 			for last.Err() == nil && p.round(last) {
@@ -63,6 +71,8 @@ func (p *Publisher) Run(ctx context.Context) {
 			}
 			return
 		case <-p.queue.wake:
+		case now := <-tell.C:
+			p.queue.tell(now)
 		}
 	}
 }

@@ -2,12 +2,14 @@
 //
 // Publishing never holds up an instance: each service has a bounded queue, and when it is full the
 // oldest lines go, counted, with a line that says how many are missing. Services take turns, so that
-// one that writes without end does not silence the others. What was published survives the deployer,
+// one that writes without end does not silence the others, and a namespace that writes more than its
+// rate loses its newest lines, so that it does not push out the others' lines. What was published survives the deployer,
 // not a power cut. Reading is by tail and follow, in the order of the stream.
 package logs
 
 import (
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -22,9 +24,10 @@ const (
 
 // queue holds lines by service.
 type queue struct {
-	mu       sync.Mutex        // guards what follows
-	services map[string]*lines // only those that have lines
-	turn     []string          // services in the order in which they are served
+	mu       sync.Mutex         // guards what follows
+	services map[string]*lines  // only those that have lines
+	turn     []string           // services in the order in which they are served
+	spaces   map[string]*budget // by namespace
 	wake     chan struct{}
 }
 
@@ -36,17 +39,22 @@ type lines struct {
 }
 
 func newQueue() *queue {
-	return &queue{services: map[string]*lines{}, wake: make(chan struct{}, 1)}
+	return &queue{services: map[string]*lines{}, spaces: map[string]*budget{}, wake: make(chan struct{}, 1)}
 }
 
 func (q *queue) add(r *solov1.LogRecord) (dropped int) {
 	q.mu.Lock()
-	l := q.services[r.GetService()]
-	if l == nil {
-		l = &lines{}
-		q.services[r.GetService()] = l
-		q.turn = append(q.turn, r.GetService())
+	b := q.spaces[spaceOf(r.GetService())]
+	if b == nil {
+		b = newBudget()
+		q.spaces[spaceOf(r.GetService())] = b
 	}
+	if !b.take(r, time.Now()) {
+		q.mu.Unlock()
+		return 1
+	}
+	q.tellOne(b, r.GetService())
+	l := q.lines(r.GetService())
 	l.list = append(l.list, r)
 	l.bytes += len(r.GetLine())
 	for len(l.list) > maxLines || l.bytes > maxBytes && len(l.list) > 1 {
@@ -58,11 +66,62 @@ func (q *queue) add(r *solov1.LogRecord) (dropped int) {
 		dropped++
 	}
 	q.mu.Unlock()
+	q.awake()
+	return dropped
+}
+
+func (q *queue) awake() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
-	return dropped
+}
+
+// lines are those of a service, which gets a turn. q.mu is held.
+func (q *queue) lines(service string) *lines {
+	l := q.services[service]
+	if l == nil {
+		l = &lines{}
+		q.services[service] = l
+		q.turn = append(q.turn, service)
+	}
+	return l
+}
+
+// tell has it said which services lack lines that were over their namespace's rate, and forgets the
+// budgets of which nothing is left to know.
+func (q *queue) tell(now time.Time) {
+	q.mu.Lock()
+	for ns, b := range q.spaces {
+		for service := range b.over {
+			q.tellOne(b, service)
+		}
+		if b.idle(now) {
+			delete(q.spaces, ns)
+		}
+	}
+	waits := len(q.turn) > 0
+	q.mu.Unlock()
+	if waits {
+		q.awake()
+	}
+}
+
+// tellOne puts a hole in a service's log before the lines that follow. q.mu is held.
+func (q *queue) tellOne(b *budget, service string) {
+	g := b.over[service]
+	if g == nil {
+		return
+	}
+	delete(b.over, service)
+	l := q.lines(service)
+	if n := len(l.list); n > 0 { // lines from before the hole
+		l.list = append(l.list, missing(g.last, g.lines))
+		l.bytes += len(l.list[n].GetLine())
+		return
+	}
+	l.dropped += g.lines
+	l.gap = g.last
 }
 
 // take returns up to n lines of the service whose turn it is, a gap told first; nothing when all is
