@@ -77,10 +77,11 @@ func (d *dialer) ready(ctx context.Context) error {
 	}
 }
 
-// failure is the fault for a call that failed. A deadline that ended on this side is the
-// caller's own and says so.
+// failure is the fault for a call that failed. A deadline that comes without Solo's details is
+// the caller's own, whichever side saw it end first, and says so.
 func failure(ctx context.Context, err error) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) && len(status.Convert(err).Details()) == 0 {
+	st := status.Convert(err)
+	if len(st.Details()) == 0 && (st.Code() == codes.DeadlineExceeded || errors.Is(ctx.Err(), context.DeadlineExceeded)) {
 		return fault.New(codes.DeadlineExceeded, fault.ReasonDeadlineExceeded, "no answer came within the time that the caller gave").Because(err)
 	}
 	return fault.From(err)

@@ -188,6 +188,14 @@ func (a *app) code(ctx context.Context, c *agent.Client, doc *manifest.Document,
 	}})
 }
 
+// slow is why a deploy may take long.
+func slow(m *solov1.Manifest) string {
+	if m.GetFormat() == solov1.Format_FORMAT_GO_SOURCE {
+		return "compiling Go; the first build in a fresh home compiles the standard library, too"
+	}
+	return ""
+}
+
 func (a *app) diagnostics(ds []*solov1.Diagnostic) {
 	for _, d := range ds {
 		fmt.Fprintf(a.Stderr, "%s:%d:%d: %s%s\n", d.GetFile(), d.GetLine(), d.GetColumn(), severity(d), plain(d.GetMessage()))
@@ -221,6 +229,7 @@ func (a *app) deployCommand() *cobra.Command {
 					return err
 				}
 				pr.say("deploying %s", doc.Manifest.GetName())
+				pr.because(slow(doc.Manifest))
 				resp, err := c.Deploy(ctx, &solov1.DeployRequest{Manifest: doc.Manifest, Code: code, ValidateOnly: check})
 				pr.stop()
 				if err != nil {
@@ -277,6 +286,8 @@ func (a *app) updateCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				pr.say("updating %s", doc.Manifest.GetName())
+				pr.because(slow(doc.Manifest))
 				resp, err := c.Update(ctx, &solov1.UpdateRequest{Manifest: doc.Manifest, Code: code, ExpectedRevision: expected, Action: solov1.UpdateAction_UPDATE_ACTION_START})
 				pr.stop()
 				if err != nil {

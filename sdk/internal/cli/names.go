@@ -1,9 +1,12 @@
 package cli
 
 import (
+	"context"
 	"strings"
 
+	"github.com/solo-os/solo/proto/fault"
 	"github.com/solo-os/solo/proto/subject"
+	"github.com/solo-os/solo/sdk/agent"
 	"github.com/spf13/cobra"
 )
 
@@ -42,6 +45,15 @@ func isPattern(arg string) error {
 	ns, name, ok := strings.Cut(arg, "/")
 	if !ok || ns != "*" && !subject.ValidName(ns) || name != "*" && !subject.ValidName(name) {
 		return misuse("%q: want NAMESPACE/NAME, 'NAMESPACE/*' or '*/*'", arg)
+	}
+	return nil
+}
+
+// unknown tells a service of which nothing is kept from one that does not exist, as far as the
+// holder may know: then it is the error that says so.
+func unknown(ctx context.Context, c *agent.Client, service string) error {
+	if _, err := c.Status(ctx, service); fault.Is(err, fault.ReasonServiceNotFound) {
+		return err
 	}
 	return nil
 }

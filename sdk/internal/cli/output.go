@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
-	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -146,51 +144,4 @@ func printService(w io.Writer, s *solov1.Service) {
 		})
 	}
 	table(w, "INSTANCE NODE STATE REVISION RESTARTS MEMORY CPU MAILBOX PID", rows)
-}
-
-// progress tells on a terminal, once a second, that something goes on. Call stop before
-// writing anything else; say replaces the text.
-type progress struct {
-	mu   sync.Mutex
-	text string // mu
-	stop func()
-}
-
-func (a *app) progress(text string) *progress {
-	p := &progress{text: text, stop: func() {}}
-	f, ok := a.Stderr.(*os.File)
-	if !ok {
-		return p
-	}
-	if st, err := f.Stat(); err != nil || st.Mode()&os.ModeCharDevice == 0 {
-		return p
-	}
-	end, done := make(chan struct{}), make(chan struct{})
-	begin := time.Now()
-	go func() {
-		defer close(done)
-		t := time.NewTicker(time.Second)
-		defer t.Stop()
-		for {
-			select {
-			case <-end:
-				if time.Since(begin) > time.Second {
-					fmt.Fprint(a.Stderr, "\r\x1b[K")
-				}
-				return
-			case <-t.C:
-				p.mu.Lock()
-				fmt.Fprintf(a.Stderr, "\r\x1b[K%s (%s)", p.text, time.Since(begin).Round(time.Second))
-				p.mu.Unlock()
-			}
-		}
-	}()
-	p.stop = sync.OnceFunc(func() { close(end); <-done })
-	return p
-}
-
-func (p *progress) say(format string, args ...any) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.text = fmt.Sprintf(format, args...)
 }

@@ -199,6 +199,11 @@ func (a *app) crashCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if len(resp.GetCrashes()) == 0 {
+					if err := unknown(ctx, c, args[0]); err != nil {
+						return err
+					}
+				}
 				return a.print(resp, func(w io.Writer) {
 					if len(resp.GetCrashes()) == 0 {
 						fmt.Fprintf(w, "%s has no crash on record\n", args[0])

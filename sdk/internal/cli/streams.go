@@ -34,6 +34,18 @@ func follow[T proto.Message](ctx context.Context, a *app, s iter.Seq2[T, error],
 	return nil
 }
 
+// counted counts what passes, errors included.
+func counted[T any](s iter.Seq2[T, error], n *int) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for m, err := range s {
+			*n++
+			if !yield(m, err) {
+				return
+			}
+		}
+	}
+}
+
 func (a *app) logsCommand() *cobra.Command {
 	req := &solov1.LogsRequest{}
 	cmd := &cobra.Command{
@@ -43,7 +55,8 @@ func (a *app) logsCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Service = args[0]
 			return a.client(cmd, 0, func(ctx context.Context, c *agent.Client) error {
-				return follow(ctx, a, c.Logs(ctx, req), func(m *solov1.LogsResponse) {
+				n := 0
+				err := follow(ctx, a, counted(c.Logs(ctx, req), &n), func(m *solov1.LogsResponse) {
 					r := m.GetRecord()
 					kind := r.GetStream()
 					if r.GetLevel() != "" {
@@ -51,6 +64,10 @@ func (a *app) logsCommand() *cobra.Command {
 					}
 					fmt.Fprintf(a.Stdout, "%s %s %s %s\n", clock(r.GetTime()), r.GetInstance(), kind, plain(r.GetLine()))
 				})
+				if err == nil && n == 0 && !req.Follow {
+					err = unknown(ctx, c, req.Service)
+				}
+				return err
 			})
 		},
 	}

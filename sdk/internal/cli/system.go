@@ -157,6 +157,9 @@ func (a *app) usageCommand() *cobra.Command {
 			}
 			return a.client(cmd, quick, func(ctx context.Context, c *agent.Client) error {
 				resp, err := c.Usage(ctx, req)
+				if err == nil && len(resp.GetRows()) == 0 && isService(req.GetService()) == nil {
+					err = unknown(ctx, c, req.GetService())
+				}
 				if err != nil {
 					return err
 				}

@@ -313,7 +313,10 @@ func (s *Server) Crashes(_ context.Context, req *solov1.CrashesRequest) (*solov1
 }
 
 // Usage knows one row.
-func (s *Server) Usage(context.Context, *solov1.UsageRequest) (*solov1.UsageResponse, error) {
+func (s *Server) Usage(_ context.Context, req *solov1.UsageRequest) (*solov1.UsageResponse, error) {
+	if req.GetService() == "acme/typo" {
+		return &solov1.UsageResponse{}, nil
+	}
 	return &solov1.UsageResponse{Rows: []*solov1.UsageRow{{Service: "acme/echo", CpuMs: 1500, PeakMemoryBytes: 2 << 20, Calls: 9, Errors: 1}}}, nil
 }
 
@@ -340,8 +343,11 @@ func (s *Server) Watch(req *solov1.WatchRequest, out grpc.ServerStreamingServer[
 	return nil
 }
 
-// Logs sends two lines, and goes on for ever when it is followed.
+// Logs sends two lines, none of acme/typo, and goes on for ever when it is followed.
 func (s *Server) Logs(req *solov1.LogsRequest, out grpc.ServerStreamingServer[solov1.LogsResponse]) error {
+	if req.GetService() == "acme/typo" {
+		return nil
+	}
 	for _, r := range []*solov1.LogRecord{{Stream: "stdout", Line: "one"}, {Stream: "log", Level: "warn", Line: "two"}} {
 		r.Time, r.Instance = timestamppb.New(Epoch()), "i1"
 		if err := out.Send(&solov1.LogsResponse{Record: r}); err != nil {
