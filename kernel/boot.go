@@ -24,6 +24,7 @@ import (
 	"github.com/solo-os/solo/bus/door"
 	"github.com/solo-os/solo/bus/embed"
 	"github.com/solo-os/solo/bus/fence"
+	"github.com/solo-os/solo/bus/meter"
 	"github.com/solo-os/solo/bus/gate"
 	"github.com/solo-os/solo/bus/rpc"
 	"github.com/solo-os/solo/bus/stream"
@@ -75,7 +76,9 @@ func (k *kernel) open(ctx context.Context) (err error) {
 	defer cancel()
 	k.fence = fence.New(fence.Options{Log: k.log, Ready: k.onReady, Refused: k.onRefused})
 	k.bus, err = embed.Start(embed.Options{
-		Addr: k.c.NATS, Socket: filepath.Join(k.home.Dir, "run", "bus.sock"), Door: door.Options{Own: k.fence.Known, Serves: k.fence.Serves, Refused: k.onTurnedAway}, Name: k.home.Node, StoreDir: filepath.Join(k.home.Dir, "bus"), Auth: k.fence, Log: k.log, Violation: k.onViolation,
+		Addr: k.c.NATS, Socket: filepath.Join(k.home.Dir, "run", "bus.sock"), Name: k.home.Node, StoreDir: filepath.Join(k.home.Dir, "bus"),
+		Door: door.Options{Own: k.fence.Known, Serves: k.fence.Serves, Admit: k.admit(), Refused: k.onTurnedAway},
+		Auth: k.fence, Log: k.log, Violation: k.onViolation,
 	})
 	if err != nil {
 		return err
@@ -349,6 +352,12 @@ func (k *kernel) onRefused(id, reason string) {
 		k.metrics.refused.WithLabelValues(reason).Inc()
 		r.Count(id, "connect", "-", reason)
 	}
+}
+
+// admit holds calls to the budgets of those who make them.
+func (k *kernel) admit() func(id string, subject []byte) error {
+	m := meter.New(k.fence.Table())
+	return func(id string, _ []byte) error { return m.Admit(id) }
 }
 
 // onTurnedAway counts what the door in front of the bus did not let through.

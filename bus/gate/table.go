@@ -65,6 +65,8 @@ type Entry struct {
 	Parent *Entry
 
 	children []*Entry
+	pool     *Entry   // the nearest with a budget of calls a second, itself included; nil without one
+	pools    []*Entry // those whose budget is taken out of this one's
 	holds    bool // its key may ask for things
 	dead     bool
 	revoked  time.Time // when it was revoked itself; zero if it only died with an ancestor
@@ -182,6 +184,13 @@ func (t *Table) grant(r *kernelv1.CapRecord, now, boot int64, died []string) ([]
 			e.mono = parent.mono
 		}
 		parent.children = append(parent.children, e)
+		e.pool = parent.pool
+	}
+	if r.GetBudget().GetCallsPerSecond() > 0 {
+		if e.pool != nil {
+			e.pool.pools = append(e.pool.pools, e)
+		}
+		e.pool = e
 	}
 	e.holds = asks(r, e.Parent.record())
 	t.entries[r.GetId()] = e
@@ -442,6 +451,26 @@ func (t *Table) Below(id string, f func(View) (descend bool)) {
 			stack = append(stack, e.children...)
 		}
 	}
+}
+
+// CallBudget is the budget of calls a second that an id draws on: the capability that has it, and what
+// is left of it for those without one of their own. A dead capability takes all below it along, so the
+// nearest one is always the right one.
+func (t *Table) CallBudget(id string) (pool string, perSecond uint64, bounded bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	e := t.entries[id]
+	if e == nil || e.pool == nil {
+		return "", 0, false
+	}
+	p := e.pool
+	left := uint64(p.Record.GetBudget().GetCallsPerSecond())
+	for _, c := range p.pools {
+		if n := uint64(c.Record.GetBudget().GetCallsPerSecond()); c.state() == Allowed {
+			left -= min(left, n)
+		}
+	}
+	return p.Record.GetId(), left, true
 }
 
 // Family is the capability below the root that an id descends from, the id itself included; the root
