@@ -56,7 +56,8 @@ type message[T any] interface {
 
 // Do runs f for the first request with the id and gives its answer to the others. keep, if
 // not nil, returns what is stored in place of the answer (without its secrets). replayed
-// tells whether the answer is a stored one. An empty request id runs f and stores nothing.
+// tells whether the answer is a stored one, which lacks its largest fields where it had more than
+// MaxAnswer. An empty request id runs f and stores nothing.
 func Do[T any, R message[T]](ctx context.Context, s *Store, c rpc.Caller, requestID string, keep func(R) R, f func() (R, error)) (answer R, replayed bool, err error) {
 	if requestID == "" {
 		answer, err = f()
@@ -92,7 +93,7 @@ func Do[T any, R message[T]](ctx context.Context, s *Store, c rpc.Caller, reques
 	if keep != nil {
 		kept = keep(answer)
 	}
-	b, merr := proto.Marshal(kept)
+	b, merr := proto.Marshal(reduced(kept))
 	if merr != nil {
 		return nil, false, fault.Internal(merr, "the answer cannot be encoded")
 	}

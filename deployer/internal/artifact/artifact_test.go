@@ -171,7 +171,9 @@ func TestUploads(t *testing.T) {
 	ok(put("h", "2", 0, "x", false, ""))
 	refused(fault.ReasonRateLimited)(put("h", "3", 0, "x", false, ""))
 	ok(put("i", "1", 0, "x", false, ""))
-	refused(fault.ReasonRateLimited)(put("j", "1", 0, "x", false, ""))
+	ok(put("j", "1", 0, "x", false, "")) // h has two, and makes way
+	refused(fault.ReasonConflict)(put("h", "1", 1, "x", false, ""))
+	refused(fault.ReasonRateLimited)(put("k", "1", 0, "x", false, ""))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	u.Run(ctx)

@@ -18,10 +18,20 @@ import (
 
 // UploadLimits bound what uploads may take.
 type UploadLimits struct {
-	// Open is how many may be under way, PerHolder how many of one holder; defaults 32 and 4.
-	Open, PerHolder int
+	// Open is how many may be under way, PerHolder how many of one holder, PerLine of one line of
+	// holders; defaults 32, 4 and 16. When all places are taken, the line with the most makes way for
+	// one that has fewer.
+	Open, PerHolder, PerLine int
+	// Line names what the holders that come of one another have in common; by default each holder is
+	// a line of its own.
+	Line func(holder string) string
+	// Live tells whether a holder may still ask for anything; uploads of others are dropped. By default
+	// all may.
+	Live func(holder string) bool
 	// Idle is how long one may stand still before it is dropped; default one minute.
 	Idle time.Duration
+	// Rate is how many bytes a second one must bring, over its whole time, after Idle; default 16 KiB.
+	Rate uint64
 	// Bytes of one artifact; default MaxBytes.
 	Bytes uint64
 }
@@ -30,6 +40,9 @@ type UploadLimits struct {
 const maxChunk = 1 << 20
 
 // Uploads takes artifacts in chunks. It is safe for concurrent use.
+//
+// Lock order: Uploads.mu, then an upload's; an upload's is only tried for where Uploads.mu is held by
+// others than Run at its end, so that a slow disk holds up one upload and not all.
 type Uploads struct {
 	store  *Store
 	limits UploadLimits
@@ -43,6 +56,8 @@ type uploadKey struct{ holder, name string }
 
 type upload struct {
 	sha256 string
+	line   string
+	begun  time.Time
 
 	mu   sync.Mutex // guards what follows, held while a chunk is written
 	file *os.File
@@ -61,6 +76,18 @@ func NewUploads(s *Store, l UploadLimits) *Uploads {
 	if l.PerHolder == 0 {
 		l.PerHolder = 4
 	}
+	if l.PerLine == 0 {
+		l.PerLine = 16
+	}
+	if l.Line == nil {
+		l.Line = func(holder string) string { return holder }
+	}
+	if l.Live == nil {
+		l.Live = func(string) bool { return true }
+	}
+	if l.Rate == 0 {
+		l.Rate = 16 << 10
+	}
 	if l.Idle == 0 {
 		l.Idle = time.Minute
 	}
@@ -77,26 +104,67 @@ func (u *Uploads) Run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			u.drop(time.Now().Add(time.Hour))
+			u.mu.Lock()
+			defer u.mu.Unlock()
+			for k, x := range u.open {
+				x.mu.Lock()
+				u.remove(k, x)
+				x.mu.Unlock()
+			}
 			return
 		case now := <-t.C:
-			u.drop(now.Add(-u.limits.Idle))
+			u.mu.Lock()
+			u.drop(now)
+			u.mu.Unlock()
 		}
 	}
 }
 
-// drop ends the uploads not used since.
-func (u *Uploads) drop(since time.Time) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+// drop ends the uploads that stand still, that take too long for what they bring, and whose holder may
+// ask for nothing any more. One that is being written to is none of them now. u.mu is held.
+func (u *Uploads) drop(now time.Time) {
 	for k, x := range u.open {
-		x.mu.Lock()
-		if x.used.Before(since) {
-			x.discard()
-			delete(u.open, k)
+		if !x.mu.TryLock() {
+			continue
+		}
+		due := x.begun.Add(u.limits.Idle + time.Duration(x.size/u.limits.Rate)*time.Second)
+		if now.Sub(x.used) >= u.limits.Idle || now.After(due) || !u.limits.Live(k.holder) {
+			u.remove(k, x)
 		}
 		x.mu.Unlock()
 	}
+}
+
+// makeWay ends an upload of the line that has the most, if that has two more than a newcomer's: the one
+// not used for longest. u.mu is held.
+func (u *Uploads) makeWay(lines map[string]int, newcomer string) bool {
+	var victim *upload
+	var at uploadKey
+	for k, x := range u.open {
+		if lines[x.line] < lines[newcomer]+2 || !x.mu.TryLock() {
+			continue
+		}
+		if victim == nil || lines[x.line] > lines[victim.line] || lines[x.line] == lines[victim.line] && x.used.Before(victim.used) {
+			if victim != nil {
+				victim.mu.Unlock()
+			}
+			victim, at = x, k
+			continue
+		}
+		x.mu.Unlock()
+	}
+	if victim == nil {
+		return false
+	}
+	u.remove(at, victim)
+	victim.mu.Unlock()
+	return true
+}
+
+// remove ends an upload. u.mu and x.mu are held.
+func (u *Uploads) remove(k uploadKey, x *upload) {
+	x.discard()
+	delete(u.open, k)
 }
 
 // discard closes and removes the file. x.mu is held.
@@ -126,11 +194,17 @@ func (u *Uploads) Put(ctx context.Context, holder string, r *kernelv1.PutChunkRe
 	}
 	key := uploadKey{holder, r.GetUpload()}
 	x := u.find(key)
+	if len(r.GetData()) == 0 && !r.GetLast() && (x != nil || r.GetSha256() == "") {
+		return nil, fault.Invalid("data", "a chunk that is not the last has at least one byte")
+	}
 	if x == nil {
 		if r.GetSha256() != "" {
 			if n, ok := u.store.Has(ctx, r.GetSha256()); ok && u.sent.has(holder, r.GetSha256()) {
 				return &kernelv1.PutChunkResponse{Stored: true, Existed: true, Size: uint64(n)}, nil
 			}
+		}
+		if r.GetSha256() != "" && r.GetOffset() == 0 && len(r.GetData()) == 0 && !r.GetLast() {
+			return &kernelv1.PutChunkResponse{}, nil // it only asks; a place is for bytes
 		}
 		if r.GetOffset() != 0 {
 			return nil, fault.New(codes.FailedPrecondition, fault.ReasonConflict, "offset: no upload %q of this holder is under way; begin at offset 0", r.GetUpload()).
@@ -160,21 +234,24 @@ func (u *Uploads) begin(k uploadKey, sha string) (*upload, error) {
 	if x := u.open[k]; x != nil {
 		return x, nil
 	}
-	mine := 0
-	for o := range u.open {
+	u.drop(time.Now())
+	mine, lines, line := 0, map[string]int{}, u.limits.Line(k.holder)
+	for o, x := range u.open {
+		lines[x.line]++
 		if o.holder == k.holder {
 			mine++
 		}
 	}
-	if len(u.open) >= u.limits.Open || mine >= u.limits.PerHolder {
-		return nil, fault.New(codes.ResourceExhausted, fault.ReasonRateLimited, "%d uploads are under way, %d of them of this holder; at most %d and %d", len(u.open), mine, u.limits.Open, u.limits.PerHolder).
-			Retry(time.Second)
+	if mine >= u.limits.PerHolder || lines[line] >= u.limits.PerLine || len(u.open) >= u.limits.Open && !u.makeWay(lines, line) {
+		return nil, fault.New(codes.ResourceExhausted, fault.ReasonRateLimited, "%d uploads are under way, %d of this holder and %d of its line; at most %d, %d and %d",
+			len(u.open), mine, lines[line], u.limits.Open, u.limits.PerHolder, u.limits.PerLine).Retry(time.Second)
 	}
 	f, err := u.store.temp()
 	if err != nil {
 		return nil, fault.Unavailable(time.Second, "uploads cannot be written now").Because(err)
 	}
-	x := &upload{sha256: sha, file: f, hash: sha256.New(), used: time.Now()}
+	now := time.Now()
+	x := &upload{sha256: sha, line: line, begun: now, file: f, hash: sha256.New(), used: now}
 	u.open[k] = x
 	return x, nil
 }

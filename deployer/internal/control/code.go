@@ -31,10 +31,11 @@ type code struct {
 	diagnostics []*solov1.Diagnostic
 }
 
-// prepare stores, builds and checks the code of a manifest. What it refuses is not stored. A digest
+// prepare builds and checks the code of a manifest, and has it stored if keep says so. What it refuses
+// is not stored. A digest
 // stands for code only where the namespace keeps a revision with it or the caller has sent the bytes:
 // to all others it is unknown.
-func (c *Controller) prepare(ctx context.Context, caller rpc.Caller, m *solov1.Manifest, in *solov1.Code) (*code, error) {
+func (c *Controller) prepare(ctx context.Context, caller rpc.Caller, m *solov1.Manifest, in *solov1.Code, keep bool) (*code, error) {
 	if in.GetFiles() != nil && m.GetFormat() != solov1.Format_FORMAT_GO_SOURCE {
 		return nil, fault.Invalid("code.files", "files are Go source; a %s is sent as code.archive or by code.sha256", format(m))
 	}
@@ -48,27 +49,30 @@ func (c *Controller) prepare(ctx context.Context, caller rpc.Caller, m *solov1.M
 	var err error
 	switch m.GetFormat() {
 	case solov1.Format_FORMAT_GO_SOURCE:
-		out, err = c.prepareSource(ctx, m, in)
+		out, err = c.prepareSource(ctx, m, in, keep)
 	case solov1.Format_FORMAT_WASM:
-		out, err = c.prepareModule(ctx, m, in)
+		out, err = c.prepareModule(ctx, m, in, keep)
 	case solov1.Format_FORMAT_BINARY:
-		out, err = c.prepareBinary(ctx, in)
+		out, err = c.prepareBinary(ctx, in, keep)
 	default:
 		return nil, fault.Invalid("manifest.format", "say what the code is: go, wasm or binary")
 	}
 	if err != nil {
 		return nil, err
 	}
-	if in.GetSha256() == "" {
+	if in.GetSha256() == "" && keep {
 		c.uploads.Sent(caller.ID, out.source)
 	}
 	return out, nil
 }
 
-func (c *Controller) prepareSource(ctx context.Context, m *solov1.Manifest, in *solov1.Code) (*code, error) {
+func (c *Controller) prepareSource(ctx context.Context, m *solov1.Manifest, in *solov1.Code, keep bool) (*code, error) {
 	source, archive, err := c.source(ctx, in)
 	if err != nil {
 		return nil, err
+	}
+	if !keep {
+		return c.checkSource(ctx, m, source)
 	}
 	out := &code{source: in.GetSha256()}
 	var g errgroup.Group
@@ -100,6 +104,25 @@ func (c *Controller) prepareSource(ctx context.Context, m *solov1.Manifest, in *
 	return out, err
 }
 
+// checkSource builds and compiles a source of which nothing is to stay.
+func (c *Controller) checkSource(ctx context.Context, m *solov1.Manifest, source *gobuild.Source) (*code, error) {
+	built, err := c.o.Builder.Check(ctx, source)
+	if err != nil {
+		return nil, err
+	}
+	var path string
+	if built.Cached {
+		path, _, err = c.o.Artifacts.File(ctx, built.SHA256)
+	} else if path, err = c.o.Artifacts.Scratch(built.Module); err == nil {
+		defer os.Remove(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	compiled, err := c.compile(ctx, m, built.SHA256, path)
+	return &code{sha: built.SHA256, cached: built.Cached && compiled, diagnostics: built.Diagnostics}, err
+}
+
 // source reads Go source and its form as an archive.
 func (c *Controller) source(ctx context.Context, in *solov1.Code) (s *gobuild.Source, archive []byte, err error) {
 	if in.GetFiles() != nil {
@@ -129,7 +152,7 @@ func (c *Controller) source(ctx context.Context, in *solov1.Code) (s *gobuild.So
 	return s, archive, err
 }
 
-func (c *Controller) prepareModule(ctx context.Context, m *solov1.Manifest, in *solov1.Code) (*code, error) {
+func (c *Controller) prepareModule(ctx context.Context, m *solov1.Manifest, in *solov1.Code, keep bool) (*code, error) {
 	if sha := in.GetSha256(); sha != "" {
 		path, _, err := c.o.Artifacts.File(ctx, sha)
 		if err != nil {
@@ -150,13 +173,15 @@ func (c *Controller) prepareModule(ctx context.Context, m *solov1.Manifest, in *
 		if err != nil {
 			return nil, err
 		}
-		_, err = c.o.Artifacts.Put(ctx, b)
+		if keep {
+			_, err = c.o.Artifacts.Put(ctx, b)
+		}
 		return &code{source: sha, sha: sha, cached: cached}, err
 	}
-	if _, err := c.compile(ctx, m, sha, ""); err != nil {
-		return nil, err
+	_, err := c.compile(ctx, m, sha, "")
+	if err == nil && keep {
+		_, err = c.o.Artifacts.Put(ctx, b)
 	}
-	_, err := c.o.Artifacts.Put(ctx, b)
 	return &code{source: sha, sha: sha, cached: true}, err
 }
 
@@ -205,7 +230,7 @@ func (c *Controller) compile(ctx context.Context, m *solov1.Manifest, sha, path 
 	return cached, nil
 }
 
-func (c *Controller) prepareBinary(ctx context.Context, in *solov1.Code) (*code, error) {
+func (c *Controller) prepareBinary(ctx context.Context, in *solov1.Code, keep bool) (*code, error) {
 	if sha := in.GetSha256(); sha != "" {
 		path, size, err := c.o.Artifacts.File(ctx, sha)
 		if err != nil {
@@ -222,6 +247,10 @@ func (c *Controller) prepareBinary(ctx context.Context, in *solov1.Code) (*code,
 	if err := elfcheck.Check(bytes.NewReader(b), int64(len(b))); err != nil {
 		return nil, err
 	}
-	sha, err := c.o.Artifacts.Put(ctx, b)
+	sha := artifact.Digest(b)
+	if !keep {
+		return &code{source: sha, sha: sha, cached: true}, nil
+	}
+	_, err := c.o.Artifacts.Put(ctx, b)
 	return &code{source: sha, sha: sha, cached: true}, err
 }

@@ -87,7 +87,7 @@ type Controller struct {
 func New(ctx context.Context, o Options) (*Controller, error) {
 	c := &Controller{
 		o: o, metrics: newMetrics(o.Metrics), book: newBook(o.Peer), actual: newActual(), dirty: newDirty(), tries: newTries(),
-		uploads: artifact.NewUploads(o.Artifacts, artifact.UploadLimits{}), compiling: make(chan struct{}, max(1, min(runtime.NumCPU(), 4))),
+		uploads: artifact.NewUploads(o.Artifacts, artifact.UploadLimits{Line: line(o.Table), Live: func(id string) bool { return o.Table.Live(id) == gate.Allowed }}), compiling: make(chan struct{}, max(1, min(runtime.NumCPU(), 4))),
 		locks: map[string]*lock{}, compiled: map[string]uint64{}, idle: map[string]int{},
 	}
 	c.report = newReporter(o.Peer, o.Node, c.actual, o.Log)

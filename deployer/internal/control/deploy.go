@@ -75,7 +75,7 @@ func (c *Controller) validate(ctx context.Context, caller rpc.Caller, service su
 	if _, err := c.endow(ctx, service, caller.ID, m, true); err != nil {
 		return nil, err
 	}
-	code, err := c.prepare(ctx, caller, m, req.GetCode())
+	code, err := c.prepare(ctx, caller, m, req.GetCode(), false)
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +198,7 @@ func (c *Controller) ready(ctx context.Context, caller rpc.Caller, service subje
 	}
 	var bad error
 	g.Go(func() error {
-		out, bad = c.prepare(ctx, caller, m, in)
+		out, bad = c.prepare(ctx, caller, m, in, true)
 		return nil
 	})
 	err = g.Wait()

@@ -25,10 +25,28 @@ func (c *Controller) Kill(ctx context.Context, caller rpc.Caller, req *solov1.Ki
 	if req.GetInstance() != "" && req.GetPurge() {
 		return nil, fault.Invalid("purge", "an instance has nothing to purge; leave instance empty to purge the service")
 	}
+	if e, ok := c.stoppedAlready(caller, req); ok {
+		return &solov1.KillResponse{Service: c.view(e)}, nil
+	}
 	resp, _, err := idem.Do(ctx, c.idem, caller, req.GetRequestId(), nil, func() (*solov1.KillResponse, error) {
 		return c.kill(ctx, caller, service.String(), req)
 	})
 	return resp, err
+}
+
+// stoppedAlready finds a service of which a kill has nothing to change: that needs no record, and no
+// memory of its answer. Where an operation on the service is under way, it is not known.
+func (c *Controller) stoppedAlready(caller rpc.Caller, req *solov1.KillRequest) (entry, bool) {
+	if req.GetInstance() != "" || req.GetPurge() {
+		return entry{}, false
+	}
+	unlock, ok := c.tryLock(req.GetService())
+	if !ok {
+		return entry{}, false
+	}
+	defer unlock()
+	e, ok := c.book.get(req.GetService())
+	return e, ok && !e.reg.GetDesiredRunning() && (req.GetEtag() == "" || req.GetEtag() == etag(e)) && caller.Recheck() == nil
 }
 
 func (c *Controller) kill(ctx context.Context, caller rpc.Caller, name string, req *solov1.KillRequest) (*solov1.KillResponse, error) {

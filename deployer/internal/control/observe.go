@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/solo-os/solo/bus/gate"
 	"github.com/solo-os/solo/bus/rpc"
 	"github.com/solo-os/solo/deployer/internal/logs"
 	"github.com/solo-os/solo/proto/fault"
@@ -24,6 +25,17 @@ const (
 	// limit is exceeded.
 	throttleFor = 3 * time.Second
 )
+
+// line names what a holder shares with all that come of the same grant of the root: the topmost
+// capability below the root, or the root itself.
+func line(t *gate.Table) func(string) string {
+	return func(holder string) string {
+		if up := t.Chain(holder); len(up) > 1 {
+			return up[len(up)-2]
+		}
+		return holder
+	}
+}
 
 func (c *Controller) upload(ctx context.Context, caller rpc.Caller, req *kernelv1.PutChunkRequest) (*kernelv1.PutChunkResponse, error) {
 	return c.uploads.Put(ctx, caller.ID, req)

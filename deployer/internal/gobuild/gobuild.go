@@ -83,6 +83,8 @@ type Result struct {
 	Cached bool
 	// Diagnostics are warnings.
 	Diagnostics []*solov1.Diagnostic
+	// Module is what a Check has built and nobody keeps; nil where it had been built before.
+	Module []byte
 }
 
 // New makes a builder. The toolchain is looked for at the first build.
@@ -139,15 +141,9 @@ func (b *Builder) Close() {
 // Build compiles a source, or finds what it was compiled to. Faults: BUILD_FAILED with the
 // diagnostics; FAILED_PRECONDITION where there is no Go toolchain.
 func (b *Builder) Build(ctx context.Context, s *Source) (*Result, error) {
-	if err := b.prepare(ctx); err != nil {
-		return nil, err
-	}
-	key := b.key(s)
-	if r := b.lookup(ctx, key); r != nil {
-		return r, nil
-	}
-	if v := "v" + s.goVersion; s.goVersion != "" && semver.Compare(goSemver(v), goSemver("v"+b.goVersion)) > 0 {
-		return nil, failed([]*solov1.Diagnostic{{File: "go.mod", Severity: "error", Message: fmt.Sprintf("go %s is asked for, this node has %s", s.goVersion, b.goVersion)}})
+	key, r, err := b.known(ctx, s)
+	if err != nil || r != nil {
+		return r, err
 	}
 	// One build serves all who wait for it, so it does not end with the first of them.
 	done := b.flight.DoChan(key, func() (any, error) {
@@ -167,6 +163,44 @@ func (b *Builder) Build(ctx context.Context, s *Source) (*Result, error) {
 	case <-ctx.Done():
 		return nil, fault.New(codes.DeadlineExceeded, fault.ReasonDeadlineExceeded, "the build goes on; repeat the request to get its result").Retry(time.Second)
 	}
+}
+
+// Check is Build for whoever only wants to know: it ends with ctx, and nothing of it is kept.
+func (b *Builder) Check(ctx context.Context, s *Source) (*Result, error) {
+	_, r, err := b.known(ctx, s)
+	if err != nil || r != nil {
+		return r, err
+	}
+	if !b.begin() {
+		return nil, stopping(nil)
+	}
+	defer b.builds.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(b.ctx, cancel)()
+	b.coolDown()
+	module, diagnostics, err := b.compile(ctx, s, 0)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(module)
+	return &Result{SHA256: hex.EncodeToString(sum[:]), Diagnostics: diagnostics, Module: module}, nil
+}
+
+// known is the key of a source's build and what it was built to before, nil if it was not; an error if
+// it cannot be built here.
+func (b *Builder) known(ctx context.Context, s *Source) (key string, r *Result, err error) {
+	if err := b.prepare(ctx); err != nil {
+		return "", nil, err
+	}
+	key = b.key(s)
+	if r := b.lookup(ctx, key); r != nil {
+		return key, r, nil
+	}
+	if v := "v" + s.goVersion; s.goVersion != "" && semver.Compare(goSemver(v), goSemver("v"+b.goVersion)) > 0 {
+		return "", nil, failed([]*solov1.Diagnostic{{File: "go.mod", Severity: "error", Message: fmt.Sprintf("go %s is asked for, this node has %s", s.goVersion, b.goVersion)}})
+	}
+	return key, nil, nil
 }
 
 // goSemver makes a Go version comparable: v1.26 and v1.26.0 are the same, v1.27rc1 lies before v1.27.
@@ -206,38 +240,11 @@ func (b *Builder) lookup(ctx context.Context, key string) *Result {
 	return &Result{SHA256: e.Module, Cached: true}
 }
 
+// build compiles, and keeps the result.
 func (b *Builder) build(ctx context.Context, key string, s *Source, nice int) (*Result, error) {
-	full := time.NewTimer(2 * b.o.Timeout)
-	defer full.Stop()
-	select {
-	case b.slots <- struct{}{}:
-		defer func() { <-b.slots }()
-	case <-ctx.Done():
-		return nil, stopping(ctx.Err())
-	case <-full.C:
-		return nil, fault.New(codes.ResourceExhausted, fault.ReasonRateLimited, "%d builds are under way already", b.o.Parallel).Retry(time.Second)
-	}
-	work, err := os.MkdirTemp(b.o.Dir, "work-")
-	if err != nil {
-		return nil, fault.Internal(err, "the build has no place to work in")
-	}
-	defer os.RemoveAll(work)
-	src := filepath.Join(work, "src")
-	if err := b.write(src, s); err != nil {
-		return nil, fault.Internal(err, "the source cannot be written for the build")
-	}
-	out := filepath.Join(work, "module.wasm")
-	text, err := b.run(ctx, limits{b.o.Timeout, b.o.MemoryBytes, nice}, src, b.env(work),
-		"build", "-buildmode=c-shared", "-trimpath", "-buildvcs=false", "-p", "2", "-o", out, ".")
-	if _, exited := errors.AsType[*exec.ExitError](err); exited {
-		return nil, failed(parse(text, s))
-	}
+	module, diagnostics, err := b.compile(ctx, s, nice)
 	if err != nil {
 		return nil, err
-	}
-	module, err := os.ReadFile(out)
-	if err != nil {
-		return nil, fault.Internal(err, "the build left no module")
 	}
 	sha, err := b.o.Modules.Put(ctx, module)
 	if err != nil {
@@ -246,7 +253,44 @@ func (b *Builder) build(ctx context.Context, key string, s *Source, nice int) (*
 	if err := writeFile(b.index(key), indexEntry{sha}); err != nil {
 		b.o.Log.Warn("a build result cannot be remembered", "error", err)
 	}
-	return &Result{SHA256: sha, Diagnostics: parse(text, s)}, nil
+	return &Result{SHA256: sha, Diagnostics: diagnostics}, nil
+}
+
+// compile runs the go command when a place is free.
+func (b *Builder) compile(ctx context.Context, s *Source, nice int) (module []byte, diagnostics []*solov1.Diagnostic, err error) {
+	full := time.NewTimer(2 * b.o.Timeout)
+	defer full.Stop()
+	select {
+	case b.slots <- struct{}{}:
+		defer func() { <-b.slots }()
+	case <-ctx.Done():
+		return nil, nil, stopping(ctx.Err())
+	case <-full.C:
+		return nil, nil, fault.New(codes.ResourceExhausted, fault.ReasonRateLimited, "%d builds are under way already", b.o.Parallel).Retry(time.Second)
+	}
+	work, err := os.MkdirTemp(b.o.Dir, "work-")
+	if err != nil {
+		return nil, nil, fault.Internal(err, "the build has no place to work in")
+	}
+	defer os.RemoveAll(work)
+	src := filepath.Join(work, "src")
+	if err := b.write(src, s); err != nil {
+		return nil, nil, fault.Internal(err, "the source cannot be written for the build")
+	}
+	out := filepath.Join(work, "module.wasm")
+	text, err := b.run(ctx, limits{b.o.Timeout, b.o.MemoryBytes, nice}, src, b.env(work),
+		"build", "-buildmode=c-shared", "-trimpath", "-buildvcs=false", "-p", "2", "-o", out, ".")
+	if _, exited := errors.AsType[*exec.ExitError](err); exited {
+		return nil, nil, failed(parse(text, s))
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	module, err = os.ReadFile(out)
+	if err != nil {
+		return nil, nil, fault.Internal(err, "the build left no module")
+	}
+	return module, parse(text, s), nil
 }
 
 func stopping(cause error) error {
