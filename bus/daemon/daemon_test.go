@@ -378,8 +378,13 @@ func TestLoggerLevels(t *testing.T) {
 func TestLoggerTellsCauses(t *testing.T) {
 	var b bytes.Buffer
 	daemon.NewLogger(&b, "").Warn("w", "error", fault.Unavailable(time.Second, "not now").Because(errors.New("the disk is full")), "plain", io.EOF, "nothing", fault.From(nil))
+	daemon.NewLogger(&b, "").Warn("w", "error", nil)
+	first, second, _ := strings.Cut(b.String(), "\n")
+	if strings.Contains(second, "error") {
+		t.Errorf("no error is told as one: %s", second)
+	}
 	var line struct{ Error, Plain string }
-	if err := json.Unmarshal(b.Bytes(), &line); err != nil {
+	if err := json.Unmarshal([]byte(first), &line); err != nil {
 		t.Fatal(err)
 	}
 	if line.Error != "UNAVAILABLE: not now (the disk is full)" || line.Plain != "EOF" {

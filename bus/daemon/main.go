@@ -105,7 +105,11 @@ func NewLogger(w io.Writer, level string) *slog.Logger {
 }
 
 func errorText(_ []string, a slog.Attr) slog.Attr {
-	err, ok := a.Value.Any().(error)
+	v := a.Value.Any()
+	if v == nil && a.Key == "error" {
+		return slog.Attr{} // no error is nothing to tell
+	}
+	err, ok := v.(error)
 	if !ok {
 		return a
 	}

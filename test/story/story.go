@@ -162,23 +162,26 @@ func (s *Story) deploy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, d := range [][]string{
-		{"alice/counter", filepath.Join(s.Examples, "counter"), "--format", "go"},
-		{"alice/wordcount", wasm, "--format", "wasm"},
-		{"alice/echo", echo, "--format", "binary", "--protocol", "http"},
+	for _, d := range []struct {
+		name, path, format, how string
+		flags                   []string
+	}{
+		{"alice/counter", filepath.Join(s.Examples, "counter"), "go", "Solo compiled Go to WASM, and that to machine code", nil},
+		{"alice/wordcount", wasm, "wasm", "Solo compiled the module to machine code", nil},
+		{"alice/echo", echo, "binary", "it runs as it is", []string{"--protocol", "http"}},
 	} {
 		begin := time.Now()
-		if _, err := s.solo(ctx, s.alice, append([]string{"deploy"}, d...)...); err != nil {
+		if _, err := s.solo(ctx, s.alice, append([]string{"deploy", d.name, d.path, "--format", d.format}, d.flags...)...); err != nil {
 			return err
 		}
-		st, err := s.as.Status(ctx, &solov1.StatusRequest{Service: d[0]})
+		st, err := s.as.Status(ctx, &solov1.StatusRequest{Service: d.name})
 		if err != nil {
 			return err
 		}
 		if st.Service.State != solov1.ServiceState_SERVICE_STATE_RUNNING || len(st.Service.Instances) != 1 {
-			return fmt.Errorf("%s is %s with %d instances", d[0], st.Service.State, len(st.Service.Instances))
+			return fmt.Errorf("%s is %s with %d instances", d.name, st.Service.State, len(st.Service.Instances))
 		}
-		s.say("    %-16s %-7s running %s after `solo deploy` began", d[0], d[3], round(time.Since(begin)))
+		s.say("    %-16s %-7s running %s after `solo deploy` began: %s", d.name, d.format, round(time.Since(begin)), d.how)
 	}
 	return nil
 }

@@ -86,11 +86,18 @@ func Run(ctx context.Context, args []string, env Env) int {
 	if code, told := errors.AsType[exitCode](err); told {
 		return int(code)
 	}
-	if _, wrong := errors.AsType[usageError](err); wrong {
+	_, wrong := errors.AsType[usageError](err)
+	switch {
+	case a.output == "json":
+		a.explainJSON(err, cmd.CommandPath())
+	case wrong:
 		fmt.Fprintf(env.Stderr, "solo: %v\nsee: %s --help\n", err, cmd.CommandPath())
+	default:
+		a.explain(err)
+	}
+	if wrong {
 		return 2
 	}
-	a.explain(err)
 	return 1
 }
 
@@ -125,7 +132,7 @@ $SOLO_HOME/root.nk. SOLO_HOME is .solo unless it is set.`,
 	f.StringVar(&a.handle, "handle", a.Getenv("SOLO_HANDLE"), "`file` with the handle to use (SOLO_HANDLE)")
 	f.StringVar(&a.addr, "addr", "", "gRPC address as `host:port` (SOLO_GRPC_ADDR)")
 	f.StringVar(&a.home, "home", a.Getenv("SOLO_HOME"), "Solo's `folder` on this machine (SOLO_HOME)")
-	f.StringVarP(&a.output, "output", "o", "text", "`form` of the output: text or json (the response as protobuf JSON)")
+	f.StringVarP(&a.output, "output", "o", "text", "`form` of the output: text or json (the response as protobuf JSON; an error as one JSON object on stderr)")
 	f.StringVar(&a.ca, "tls-ca", a.Getenv("SOLO_TLS_CA"), "`file` with the authority to trust; turns on TLS (SOLO_TLS_CA)")
 	f.StringVar(&a.cert, "tls-cert", a.Getenv("SOLO_TLS_CERT"), "`file` with a client certificate (SOLO_TLS_CERT)")
 	f.StringVar(&a.key, "tls-key", a.Getenv("SOLO_TLS_KEY"), "`file` with its key (SOLO_TLS_KEY)")
@@ -151,8 +158,13 @@ $SOLO_HOME/root.nk. SOLO_HOME is .solo unless it is set.`,
 	)
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range root.Commands() {
-		if cmd.Name() == "completion" {
+		switch cmd.Name() {
+		case "completion":
 			grouped(cmd)
+		case "call":
+			cmd.ValidArgsFunction = a.completeNames(true)
+		case "status", "kill", "logs", "watch", "crash", "usage", "rollback":
+			cmd.ValidArgsFunction = a.completeNames(false)
 		}
 	}
 	return root

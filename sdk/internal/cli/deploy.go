@@ -31,7 +31,7 @@ func (p *placing) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVarP(&p.file, "file", "f", "", "manifest `file`, YAML or JSON; - is stdin")
 	f.StringVar(&p.format, "format", "", "`kind` of code: go, wasm or binary; told from PATH when left out")
-	f.StringVar(&p.protocol, "protocol", "", "`way` to speak to a binary: http, stdio or nats")
+	f.StringVar(&p.protocol, "protocol", "", "`way` to speak to a binary: http or stdio")
 	f.StringVar(&p.memory, "memory", "", "memory an instance, e.g. `64Mi`")
 	f.StringVar(&p.cpu, "cpu", "", "CPU share an instance, e.g. `500m`")
 	f.StringVar(&p.replicas, "replicas", "", "instances to run (`N`), 1 to 1000; 1 when left out")
@@ -39,8 +39,8 @@ func (p *placing) flags(cmd *cobra.Command) {
 	f.StringArrayVar(&p.env, "env", nil, "environment variable as `KEY=VALUE`; repeatable")
 	f.StringArrayVar(&p.ops, "op", nil, "operation `name` that callers may use; repeatable, none allows any")
 	f.StringArrayVar(&p.args, "arg", nil, "`argument` of the program; repeatable")
-	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"go", "wasm", "binary"}, cobra.ShellCompDirectiveNoFileComp))    // the flag is there
-	_ = cmd.RegisterFlagCompletionFunc("protocol", cobra.FixedCompletions([]string{"http", "stdio", "nats"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
+	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"go", "wasm", "binary"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
+	_ = cmd.RegisterFlagCompletionFunc("protocol", cobra.FixedCompletions([]string{"http", "stdio"}, cobra.ShellCompDirectiveNoFileComp))      // the flag is there
 }
 
 // document is the manifest and where the code is.
@@ -300,6 +300,7 @@ func (a *app) updateCommand() *cobra.Command {
 	}
 	p.flags(cmd)
 	cmd.Flags().StringVar(&strategy, "strategy", "", "`how`: recreate, hot-reload, rolling, canary or blue-green")
+	_ = cmd.RegisterFlagCompletionFunc("strategy", cobra.FixedCompletions([]string{"recreate", "hot-reload", "rolling", "canary", "blue-green"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
 	cmd.Flags().Uint64Var(&expected, "expected-revision", 0, "refuse unless this revision runs (`N`)")
 	return cmd
 }

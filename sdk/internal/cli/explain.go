@@ -68,6 +68,48 @@ func (a *app) explain(err error) {
 	}
 }
 
+// problem is an error for a program.
+type problem struct {
+	Reason    string  `json:"reason"`
+	Message   string  `json:"message"`
+	Fields    []field `json:"fields,omitempty"`
+	Retryable bool    `json:"retryable"`
+	Next      string  `json:"next,omitempty"`
+	// What Solo says besides: what is missing, who could grant it, compiler's diagnostics.
+	Metadata map[string]string `json:"metadata,omitempty"`
+}
+
+type field struct {
+	Path        string `json:"path"`
+	Description string `json:"description"`
+}
+
+// reasonFailed is for what failed on this side: a file, the network's own words.
+const reasonFailed = "FAILED"
+
+// explainJSON writes an error as one JSON object.
+func (a *app) explainJSON(err error, command string) {
+	p := problem{Reason: reasonFailed, Message: err.Error()}
+	if _, wrong := errors.AsType[usageError](err); wrong {
+		p.Reason, p.Next = fault.ReasonInvalidArgument, "see: "+command+" --help"
+	} else if me, ok := errors.AsType[*manifest.Error](err); ok {
+		p.Reason = fault.ReasonManifestInvalid
+		for _, x := range me.Problems {
+			p.Fields = append(p.Fields, field{x.Path, x.Message})
+		}
+	} else if f, ok := errors.AsType[*fault.Error](err); ok {
+		p.Reason, p.Message, p.Retryable, p.Next, p.Metadata = f.Reason, f.Message, f.Retryable, a.next(f), f.Metadata
+		for _, x := range f.Fields {
+			p.Fields = append(p.Fields, field{x.Path, x.Description})
+		}
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		b = []byte(`{"reason": "` + reasonFailed + `"}`)
+	}
+	fmt.Fprintf(a.Stderr, "%s\n", b)
+}
+
 // next says what to do, where the fault does not.
 func (a *app) next(f *fault.Error) string {
 	switch {

@@ -108,9 +108,17 @@ func orDash(s string) string {
 	return s
 }
 
+// orNone is a revision; a stopped service has none.
+func orNone(revision uint64) string {
+	if revision == 0 {
+		return "-"
+	}
+	return fmt.Sprint(revision)
+}
+
 // printService writes one service for a person.
 func printService(w io.Writer, s *solov1.Service) {
-	fmt.Fprintf(w, "%s  %s  revision %d\n", s.GetName(), word(s.GetState(), "SERVICE_STATE_"), s.GetRevision())
+	fmt.Fprintf(w, "%s  %s  revision %s\n", s.GetName(), word(s.GetState(), "SERVICE_STATE_"), orNone(s.GetRevision()))
 	if e := s.GetLastError(); e != "" {
 		fmt.Fprintf(w, "last error: %s\n", plain(e))
 	}

@@ -114,7 +114,7 @@ func (a *app) psCommand() *cobra.Command {
 							memory, cpuMS, restarts = memory+i.GetMemoryBytes(), cpuMS+i.GetCpuMs(), restarts+i.GetRestarts()
 						}
 						rows = append(rows, []string{
-							s.GetName(), word(s.GetState(), "SERVICE_STATE_"), strings.TrimSuffix(strings.ToLower(word(s.GetManifest().GetFormat(), "FORMAT_")), "_source"), fmt.Sprint(s.GetRevision()),
+							s.GetName(), word(s.GetState(), "SERVICE_STATE_"), strings.TrimSuffix(strings.ToLower(word(s.GetManifest().GetFormat(), "FORMAT_")), "_source"), orNone(s.GetRevision()),
 							fmt.Sprint(len(s.GetInstances())), fmt.Sprint(restarts), size(memory), cpu(cpuMS),
 						})
 					}
