@@ -140,7 +140,7 @@ func (k *kernel) load(ctx context.Context, js jetstream.JetStream) error {
 	if err != nil {
 		return err
 	}
-	head, _, err := caps.LoadHead(k.home.Head(), pub)
+	head, found, err := caps.LoadHead(k.home.Head(), pub)
 	if err != nil {
 		return refuse(err)
 	}
@@ -148,13 +148,17 @@ func (k *kernel) load(ctx context.Context, js jetstream.JetStream) error {
 	if err != nil {
 		return refuse(err)
 	}
+	// The head is written after the record: only the very first record can be without one.
+	if !found && l.Sequence > 1 {
+		return refuse(fmt.Errorf("%w: the store has %d records, and the file %s that names the last of them is gone", caps.ErrBroken, l.Sequence, k.home.Head()))
+	}
 	k.log.Debug("capabilities are read", "records", l.Sequence)
 	return nil
 }
 
 func refuse(err error) error {
 	if errors.Is(err, caps.ErrBroken) {
-		return fmt.Errorf("user space stays closed: %w. Run `solo doctor`; put back the store (bus/) and caps.head from one backup, taken together", err)
+		return fmt.Errorf("user space stays closed: %w. Run `solo doctor`; %s", err, whatToDo)
 	}
 	return err
 }
@@ -300,6 +304,9 @@ func (k *kernel) ready() {
 	k.mu.Unlock()
 	a["nats"] = k.bus.Addr()
 	k.fence.Open(true)
+	if err := noteOpen(k.home); err != nil {
+		k.log.Error("an old note that user space is closed cannot be removed", "file", k.home.Closed(), "error", err)
+	}
 	if err := writeAddresses(k.home, a); err != nil {
 		k.log.Error("where Solo listens cannot be written", "file", k.home.Addresses(), "error", err)
 	}

@@ -88,7 +88,7 @@ func Run(ctx, hurry context.Context, c Config, out io.Writer) (err error) {
 	k.grace.Store(int64(shutdownGrace))
 	k.ctx, k.stop = ctx, stop
 	if err := k.open(ctx); err != nil {
-		return err
+		return errors.Join(err, noteClosed(h, err))
 	}
 	defer k.close()
 	specs := make([]supervise.Spec, 0, len(order()))

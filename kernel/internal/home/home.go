@@ -104,6 +104,9 @@ func (h *Home) Head() string { return filepath.Join(h.Dir, "caps.head") }
 // Addresses is the file that says where Solo listens.
 func (h *Home) Addresses() string { return filepath.Join(h.Dir, "run", "addresses.json") }
 
+// Closed is the file that says why user space stays closed, while it does.
+func (h *Home) Closed() string { return filepath.Join(h.Dir, "run", "closed.json") }
+
 // RootHandle is the file of the first operator's handle.
 func (h *Home) RootHandle() string { return filepath.Join(h.Dir, "root.nk") }
 

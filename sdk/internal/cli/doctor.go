@@ -77,7 +77,7 @@ func (a *app) tell(f finding) error {
 func (a *app) examine(cmd *cobra.Command) []finding {
 	ctx, cancel := context.WithTimeout(cmd.Context(), quick)
 	defer cancel()
-	out := []finding{a.examineHome(), a.examineHandle()}
+	out := []finding{a.examineHome(), a.examineHandle(), a.examineChain()}
 	addrs, err := a.homeDir().Addresses()
 	if err != nil {
 		out = append(out, finding{"addresses", err.Error(), false, "remove the file and start Solo again"})
@@ -103,6 +103,18 @@ func (a *app) examineHome() finding {
 		return finding{"home", fmt.Sprintf("%s is open to others (mode %04o)", h, st.Mode().Perm()), false, "chmod 700 " + quote(h)}
 	}
 	return finding{"home", h, true, ""}
+}
+
+// examineChain looks whether the kernel has found the record of capabilities broken.
+func (a *app) examineChain() finding {
+	why, next, err := a.homeDir().Closed()
+	switch {
+	case err != nil:
+		return finding{"capabilities", err.Error(), false, "start Solo again: the kernel says what is wrong"}
+	case why != "":
+		return finding{"capabilities", why, false, next}
+	}
+	return finding{"capabilities", "the kernel has not found their record broken", true, ""}
 }
 
 func (a *app) examineHandle() finding {

@@ -39,3 +39,19 @@ func (d Dir) Addresses() (map[string]string, error) {
 	}
 	return m, nil
 }
+
+// Closed reads why the kernel keeps user space closed, and what to do; both are empty while it does not.
+func (d Dir) Closed() (why, next string, err error) {
+	b, err := os.ReadFile(filepath.Join(string(d), "run", "closed.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", "", nil
+	}
+	if err != nil {
+		return "", "", err
+	}
+	var c struct{ Error, Next string }
+	if err := json.Unmarshal(b, &c); err != nil {
+		return "", "", err
+	}
+	return c.Error, c.Next, nil
+}
