@@ -153,7 +153,7 @@ func TestModel(t *testing.T) {
 			if err != nil {
 				r.Fatal(err)
 			}
-			time.Sleep(time.Until(resp.GetCapability().GetExpiresAt().AsTime())) // which is what it is about
+			<-time.After(time.Until(resp.GetCapability().GetExpiresAt().AsTime()))
 			n.ID, n.Seed, n.over = key.ID, key.Seed, true
 			nodes = append(nodes, n)
 		}
