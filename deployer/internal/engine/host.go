@@ -75,12 +75,20 @@ func hostCall(ctx context.Context, m api.Module, s []uint64) {
 	out, err := in.ask(ctx, op, payload)
 	if err != nil {
 		f := fault.From(err)
-		in.result = (&abi.Error{Code: f.Code.String(), Reason: f.Reason, Message: f.Message}).Encode()
+		in.result = (&abi.Error{Code: f.Code.String(), Reason: f.Reason, Message: advice(f)}).Encode()
 		s[0] = uint64(uint32(len(in.result)) | abi.ResultError)
 		return
 	}
 	in.result = out
 	s[0] = uint64(uint32(len(out)))
+}
+
+// advice is a fault as one text: most guests hand on no more of an error than that.
+func advice(f *fault.Error) string {
+	if f.Help == "" {
+		return f.Message
+	}
+	return f.Error() + "; " + f.Help
 }
 
 func hostLog(ctx context.Context, m api.Module, s []uint64) {

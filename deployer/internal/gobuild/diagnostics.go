@@ -12,6 +12,7 @@ import (
 
 	"github.com/solo-os/solo/proto/fault"
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
+	"github.com/solo-os/solo/sdk"
 )
 
 // Bounds of what a failed build says.
@@ -71,6 +72,10 @@ func diagnostic(line string) *solov1.Diagnostic {
 		}
 	}
 	d.Message = strings.TrimSpace(d.Message)
+	if name, ok := strings.CutPrefix(d.Message, "cannot find module providing package "); ok {
+		name, _, _ = strings.Cut(name, ":")
+		d.Message = fmt.Sprintf("package %s cannot be imported: services are built without a network, from the standard library and %s alone; copy what you need into the package folder", name, sdk.Module)
+	}
 	if len(d.Message) > maxMessage {
 		d.Message = d.Message[:maxMessage]
 	}
@@ -104,7 +109,7 @@ func failed(ds []*solov1.Diagnostic) *fault.Error {
 			first += fmt.Sprintf(" (and %d more)", len(ds)-1)
 		}
 	}
-	e := fault.New(codes.InvalidArgument, fault.ReasonBuildFailed, "the source does not compile: %s", first).Next("correct the source at the named places and deploy again")
+	e := fault.New(codes.InvalidArgument, fault.ReasonBuildFailed, "the source does not compile: %s", first).Next("correct the source at the named places and send it again")
 	list := make([]json.RawMessage, 0, len(ds))
 	for _, d := range ds {
 		e.AddField("code.files["+position(d)+"]", "%s", d.GetMessage())

@@ -290,6 +290,11 @@ func (b *Builder) compile(ctx context.Context, s *Source, nice int) (module []by
 	if err != nil {
 		return nil, nil, fault.Internal(err, "the build left no module")
 	}
+	if at := s.withoutGuest(); at != "" {
+		return nil, nil, failed([]*solov1.Diagnostic{{
+			File: at, Line: 1, Severity: "error", Message: fmt.Sprintf("nothing answers calls: import %s/guest and call guest.Handle in init()", sdk.Module),
+		}})
+	}
 	return module, parse(text, s), nil
 }
 

@@ -178,7 +178,8 @@ func TestDiagnostics(t *testing.T) {
 	}{
 		"undefined": {map[string]string{"main.go": "package main\n\nfunc main() {\n\tundefined()\n}\n"}, "main.go:4:2", "undefined"},
 		"syntax":    {map[string]string{"main.go": "package main\n\nfunc main() {\n"}, "main.go:", "syntax"},
-		"import":    {map[string]string{"main.go": "package main\n\nimport _ \"example.com/nothing\"\n\nfunc main() {}\n"}, "main.go:3:8", "example.com/nothing"},
+		"import":    {map[string]string{"main.go": "package main\n\nimport _ \"example.com/nothing\"\n\nfunc main() {}\n"}, "main.go:3:8", "package example.com/nothing cannot be imported: services are built without a network"},
+		"no guest":  {map[string]string{"main.go": "package main\n\nfunc main() {}\n"}, "main.go:1", "call guest.Handle in init()"},
 		"package":   {map[string]string{"main.go": "package service\n"}, "main.go:1:1", "package main"},
 		"inner":     {map[string]string{"main.go": "package main\n\nimport _ \"service/inner\"\n\nfunc main() {}\n", "inner/a.go": "package inner\n\nvar X int = \"x\"\n"}, "inner/a.go:3:", "string"},
 		"cgo":       {map[string]string{"main.go": "package main\n\nimport \"C\"\n\nfunc main() {}\n"}, "", ""},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/solo-os/solo/proto/fault"
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
+	"github.com/solo-os/solo/sdk"
 )
 
 // dataFiles are the endings of files for go:embed. The list says what may come and not what may not:
@@ -82,6 +83,29 @@ func (s *Source) checkGo() error {
 		}
 	}
 	return nil
+}
+
+// withoutGuest names a file of the root folder if no file imports the guest SDK, without which no call
+// can be answered.
+func (s *Source) withoutGuest() (file string) {
+	for _, name := range s.names() {
+		if path.Ext(name) != ".go" || strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, _ := parser.ParseFile(token.NewFileSet(), name, s.files[name], parser.ImportsOnly) // what cannot be read has not been compiled
+		if f == nil {
+			continue
+		}
+		for _, i := range f.Imports {
+			if p, err := strconv.Unquote(i.Path.Value); err == nil && p == sdk.Module+"/guest" {
+				return ""
+			}
+		}
+		if file == "" && path.Dir(name) == "." {
+			file = name
+		}
+	}
+	return file
 }
 
 // linker finds a comment that instructs the linker as only the output of cgo may.

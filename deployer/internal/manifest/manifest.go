@@ -70,7 +70,7 @@ func Complete(m *solov1.Manifest) (*solov1.Manifest, error) {
 		texts[i] = f.Path + ": " + f.Description
 	}
 	e := fault.New(codes.InvalidArgument, fault.ReasonManifestInvalid, "%s", strings.Join(texts, "; ")).
-		Next("correct the named fields and deploy again; `validate_only` checks without changing anything")
+		Next("correct the named fields and send it again; `validate_only` checks without changing anything")
 	e.Fields = c.bad
 	return nil, e
 }

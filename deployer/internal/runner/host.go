@@ -85,7 +85,7 @@ func (p *placement) callOut(ctx context.Context, service, op string, payload []b
 	if link == nil {
 		return nil, fault.New(codes.PermissionDenied, fault.ReasonNotGranted, "%s has no rights to call out", p.service).
 			With("object", "svc:"+service).With("verb", "call:"+op).
-			Next("add \"svc:%s=call:%s\" to grants in the manifest and deploy again", service, op)
+			Next("add \"svc:%s=call:%s\" to grants in the manifest of %s and update it (`solo update`)", service, op, p.service)
 	}
 	nc, id, err := link.Wait(ctx)
 	if err != nil {
@@ -97,13 +97,13 @@ func (p *placement) callOut(ctx context.Context, service, op string, payload []b
 	case gate.NotGranted:
 		return nil, fault.New(codes.PermissionDenied, fault.ReasonNotGranted, "%s may not call %s of %s", p.service, op, service).
 			With("object", "svc:"+service).With("verb", "call:"+op).
-			Next("add \"svc:%s=call:%s\" to grants in the manifest and deploy again", service, op)
+			Next("add \"svc:%s=call:%s\" to grants in the manifest of %s and update it (`solo update`)", service, op, p.service)
 	case gate.NoLease:
 		return nil, fault.Unavailable(0, "the runner has lost touch with the fence and acts no more")
 	default:
 		return nil, fault.New(codes.PermissionDenied, fault.ReasonHandleRefused,
 			"the rights of %s to call out are gone (%s): whoever granted them lost or withdrew them", p.service, d).
-			Next("deploy %s again with a live capability", p.service)
+			Next("update %s (`solo update`) with a live capability", p.service)
 	}
 	m := nats.NewMsg(subject.Call(to, op, id))
 	m.Data = payload

@@ -230,6 +230,9 @@ func (p *placement) begin(ctx context.Context) error {
 		}
 	}
 	if errs == nil {
+		errs = p.checkHandlers(ctx)
+	}
+	if errs == nil {
 		errs = p.serveCalls(ctx)
 	}
 	if errs != nil {

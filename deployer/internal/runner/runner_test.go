@@ -283,7 +283,7 @@ func TestCallsOut(t *testing.T) {
 	r.place(r.request(wasm("acme/echo"), code.echo))
 	r.place(r.request(wasm("acme/kitchen"), code.kitchen, "svc:acme/echo=call:say"))
 	r.want("acme/kitchen", "call", "acme/echo say hello", "hello")
-	if _, err := r.call("acme/kitchen", "call", "acme/echo other hello"); err == nil || !strings.Contains(err.Error(), "may not call other of acme/echo") {
+	if _, err := r.call("acme/kitchen", "call", "acme/echo other hello"); err == nil || !strings.Contains(err.Error(), "may not call other of acme/echo") || !strings.Contains(err.Error(), "solo update") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := r.call("acme/kitchen", "call", "nonsense say hello"); err == nil {
@@ -291,7 +291,8 @@ func TestCallsOut(t *testing.T) {
 	}
 	poor := wasm("acme/poor")
 	r.place(r.request(poor, code.kitchen))
-	if _, err := r.call("acme/poor", "call", "acme/echo say hello"); err == nil || !strings.Contains(err.Error(), "no rights") {
+	if _, err := r.call("acme/poor", "call", "acme/echo say hello"); err == nil || !strings.Contains(err.Error(), "no rights") ||
+		!strings.Contains(err.Error(), fault.ReasonNotGranted) || !strings.Contains(err.Error(), `"svc:acme/echo=call:say" to grants`) || !strings.Contains(err.Error(), "solo update") {
 		t.Errorf("got %v", err)
 	}
 }

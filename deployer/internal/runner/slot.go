@@ -7,10 +7,12 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/solo-os/solo/deployer/internal/instance"
 	"github.com/solo-os/solo/deployer/internal/logline"
+	"github.com/solo-os/solo/proto/fault"
 	solov1 "github.com/solo-os/solo/proto/solo/v1"
 )
 
@@ -151,10 +153,23 @@ func (p *placement) fill(ctx context.Context, s *slot) error {
 	defer cancel()
 	in, err := p.start(start, s)
 	if err != nil {
+		if start.Err() != nil && ctx.Err() == nil {
+			return overdue(p.native, err)
+		}
 		return err
 	}
 	s.put(ctx, in)
 	return nil
+}
+
+// overdue is the fault of a start that did not end in time. It is the code's own failure: the next try
+// would take as long.
+func overdue(native bool, err error) error {
+	what := "init() did not return"
+	if native {
+		what = "it did not become ready"
+	}
+	return fault.New(codes.DeadlineExceeded, fault.ReasonStartFailed, "%s within %d s", what, startTimeout/time.Second).Because(err)
 }
 
 // live lets the instance work until it ends, and tells whether another shall follow.
