@@ -66,7 +66,7 @@ type Options struct {
 	// BusAddr is host:port of the bus.
 	BusAddr string
 	// Live tells of a public key whether its capability lives, as far as this process knows.
-	Live func(id string) bool
+	Live    func(id string) bool
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 	// Ready is told the address once calls are answered.

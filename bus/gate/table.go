@@ -67,7 +67,7 @@ type Entry struct {
 	children []*Entry
 	pool     *Entry   // the nearest with a budget of calls a second, itself included; nil without one
 	pools    []*Entry // those whose budget is taken out of this one's
-	holds    bool // its key may ask for things
+	holds    bool     // its key may ask for things
 	dead     bool
 	revoked  time.Time // when it was revoked itself; zero if it only died with an ancestor
 	wall     int64     // Unix nanoseconds of expiry; 0 is never

@@ -248,8 +248,11 @@ func buckets(ctx context.Context, s *scene) (bool, error) {
 	}
 	observed := false
 	for _, h := range []nats.Header{
-		{"Nats-Rollup": {"all"}}, {"Nats-Msg-Id": {"1"}}, {"Nats-Expected-Last-Subject-Sequence": {"0"}},
-		{"Nats-Schedule": {"@every 1s"}, "Nats-Schedule-Target": {"$KV.registry.y"}}, {"KV-Operation": {"PURGE"}},
+		{"Nats-Rollup": {"all"}},
+		{"Nats-Msg-Id": {"1"}},
+		{"Nats-Expected-Last-Subject-Sequence": {"0"}},
+		{"Nats-Schedule": {"@every 1s"}, "Nats-Schedule-Target": {"$KV.registry.y"}},
+		{"KV-Operation": {"PURGE"}},
 	} {
 		for _, subj := range []string{"$KV.registry.x", "$KV.state.x", "$KV.requests.x", "$O.artifacts.M.x"} {
 			_, answer, err := send(ctx, t.raw, &nats.Msg{Subject: subj, Header: h, Data: []byte("x")})

@@ -89,7 +89,9 @@ func TestAChangedRecordOfCapabilitiesIsFound(t *testing.T) {
 		"an old copy":         func() error { copyTree(t, kept+"/old", bus); return nil },
 		"no store":            func() error { return os.RemoveAll(bus) },
 		"no head":             func() error { return os.Remove(head) },
-		"another head":        func() error { return os.WriteFile(head, []byte(strings.Replace(string(signed), `"sequence":`, `"sequence":1`, 1)), 0o600) },
+		"another head": func() error {
+			return os.WriteFile(head, []byte(strings.Replace(string(signed), `"sequence":`, `"sequence":1`, 1)), 0o600)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			copyTree(t, kept+"/bus", bus)
