@@ -10,11 +10,13 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/solo-os/solo/bus/caps"
 	"github.com/solo-os/solo/bus/daemon"
 	"github.com/solo-os/solo/bus/idem"
+	"github.com/solo-os/solo/capmgr/internal/auditor"
 	"github.com/solo-os/solo/capmgr/internal/authority"
 	"github.com/solo-os/solo/capmgr/internal/ledger"
 	kernelv1 "github.com/solo-os/solo/proto/solo/kernel/v1"
@@ -75,7 +77,10 @@ func serve(ctx context.Context, p *daemon.Process, l *ledger.Ledger, ended chan 
 	if err != nil {
 		return err
 	}
-	a, err := authority.New(authority.Options{Ledger: l, Gate: p.Table, Audit: p.Audit, Requests: requests, Metrics: p.Metrics, Log: p.Log})
+	readers := auditor.New(p.JS, p.Table, p.Log)
+	a, err := authority.New(authority.Options{
+		Ledger: l, Gate: p.Table, Audit: p.Audit, Requests: requests, Metrics: p.Metrics, Log: p.Log, Died: readers.Died,
+	})
 	if err != nil {
 		return err
 	}
@@ -84,6 +89,7 @@ func serve(ctx context.Context, p *daemon.Process, l *ledger.Ledger, ended chan 
 		return err
 	}
 	a.Serve(s)
+	readers.Serve(s)
 	if err := s.Start(); err != nil {
 		return err
 	}
@@ -92,6 +98,10 @@ func serve(ctx context.Context, p *daemon.Process, l *ledger.Ledger, ended chan 
 		defer cancel()
 		s.Close(wait)
 	}()
+	sweeping, stop := context.WithCancel(ctx)
+	var swept sync.WaitGroup
+	defer func() { stop(); swept.Wait() }()
+	swept.Go(func() { readers.Run(sweeping) })
 	if err := p.Ready(ctx, nil); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/solo-os/solo/bus/check"
+	"github.com/solo-os/solo/proto/subject"
 )
 
 // Accounts: the borders between the rings of Solo.
@@ -30,8 +31,19 @@ const (
 	StreamTime = 24 * time.Hour
 )
 
-// accounts is the static configuration of the accounts. Every import keeps its subject and is
-// a wildcard: a renamed or literal one would let a reply be laundered through it.
+// TrailTime is the same for requests to a consumer of the audit trail, counted from the last
+// answer: longer than a request may wait there (TrailWait). Each leaves an entry behind for as
+// long, whatever became of it.
+const TrailTime = TrailWait + 30*time.Second
+
+// TrailWait is the longest time that a request to a consumer of the audit trail may wait.
+const TrailWait = 30 * time.Second
+
+// accounts is the static configuration of the accounts. Every import is a wildcard and keeps its
+// subject: a literal or renamed one lets a reply be laundered through it. The exception are the
+// two requests to a consumer of the audit trail, for CALLER's own $JS.API answers first. What is
+// laundered through them names no consumer, for a reply of the server's has fewer tokens than
+// the place of the consumer's name.
 func accounts() string {
 	imports, service, kernel := weaker()
 	return fmt.Sprintf(`
@@ -42,6 +54,9 @@ accounts {
       { service: { account: %[3]s, subject: "sys.>" } }
       { service: { account: %[3]s, subject: "str.>" } }
       { service: { account: %[2]s, subject: "svc.>" } }
+      { service: { account: %[3]s, subject: "$JS%[10]s*" }, to: "%[11]s" }
+      { service: { account: %[3]s, subject: "$JS%[12]s*" }, to: "%[13]s" }
+      { service: { account: %[3]s, subject: "%[14]s" } }
       %[7]s
     ]
   }
@@ -58,13 +73,17 @@ accounts {
     exports [
       { service: "sys.>", accounts: [%[1]s], response: single, threshold: "%[5]s" }
       { service: "str.>", accounts: [%[1]s], response: stream, threshold: "%[6]s" }
+      { service: "$JS%[10]s*", accounts: [%[1]s], response: stream, threshold: "%[15]s" }
+      { service: "$JS%[12]s*", accounts: [%[1]s], response: single, threshold: "%[15]s" }
+      { service: "%[14]s", accounts: [%[1]s], response: single, threshold: "%[15]s" }
       %[9]s
     ]
   }
   %[4]s {}
 }
 system_account: %[4]s
-`, Caller, Service, Kernel, system, ReplyTime, StreamTime, imports, service, kernel)
+`, Caller, Service, Kernel, system, ReplyTime, StreamTime, imports, service, kernel,
+		subject.TrailServingNext, subject.TrailNext("*"), subject.TrailServingInfo, subject.TrailInfo("*"), subject.TrailAck("*"), TrailTime)
 }
 
 // weaker is what a configuration that somebody might well write has besides, in builds that

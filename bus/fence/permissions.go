@@ -24,12 +24,13 @@ const (
 )
 
 // holder is for a key that asks: an agent, an operator, a service calling out. It may publish
-// what its rules compile to, each subject ending in its own id, and listen in its own inbox.
+// what its rules compile to, each subject ending in its own id (an acknowledgement of the audit
+// trail has it further in), and listen in its own inbox.
 func holder(id string, rules capability.Rules) (*server.Permissions, error) {
 	publish, subscribe := rules.Subjects(id), []string{subject.InboxAll(id)}
 	if !check.On(check.OwnID) {
 		for i, s := range publish {
-			publish[i] = strings.TrimSuffix(s, id) + "*"
+			publish[i] = strings.ReplaceAll(s, id, "*")
 		}
 	}
 	if !check.On(check.PublishAllow) {
@@ -111,6 +112,7 @@ func component(role, id string) (*server.Permissions, error) {
 		pub = append(pub, subject.Caps)
 		pub = append(pub, reads(stream.Caps)...)
 		pub = append(pub, bucket(stream.Requests)...)
+		pub = append(pub, consumers(stream.Audit)...)
 	case subject.Registry:
 		frame()
 		answers()
@@ -161,6 +163,13 @@ func reads(s string) []string {
 		"$JS.API.STREAM.INFO." + s, "$JS.API.STREAM.MSG.GET." + s, "$JS.API.DIRECT.GET." + s, "$JS.API.DIRECT.GET." + s + ".>",
 		"$JS.API.CONSUMER.CREATE." + s + ".*", "$JS.API.CONSUMER.CREATE." + s + ".*.>", "$JS.API.CONSUMER.INFO." + s + ".*",
 		"$JS.API.CONSUMER.DELETE." + s + ".*", "$JS.API.CONSUMER.MSG.NEXT." + s + ".*", "$JS.ACK." + s + ".>", "$JS.FC." + s + ".>",
+	}
+}
+
+// consumers is what it takes to make consumers of one stream for others, and to end them.
+func consumers(s string) []string {
+	return []string{
+		"$JS.API.CONSUMER.CREATE." + s + ".*", "$JS.API.CONSUMER.INFO." + s + ".*", "$JS.API.CONSUMER.NAMES." + s, "$JS.API.CONSUMER.DELETE." + s + ".*",
 	}
 }
 

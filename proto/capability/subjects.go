@@ -21,7 +21,8 @@ func (rs Rules) CheckSize() error {
 }
 
 // Subjects compiles rules to the exact subjects that a holder with the id may publish: what
-// the server itself enforces. They contain `*` where a rule does, never `>`.
+// the server itself enforces. They contain `*` where a rule does, and where the server numbers
+// deliveries of the audit trail, never `>`.
 func (rs Rules) Subjects(id string) []string {
 	set := map[string]bool{}
 	for _, r := range rs {
@@ -41,6 +42,11 @@ func (rs Rules) Subjects(id string) []string {
 	for _, o := range subject.Ops() {
 		if o.Scope == subject.Open {
 			add(set, o, subject.Nothing(), id)
+		}
+	}
+	if rs.Allows(Object{Kind: Audit}, "read") {
+		for _, s := range []string{subject.TrailNext(id), subject.TrailInfo(id), subject.TrailAck(id)} {
+			set[s] = true
 		}
 	}
 	out := make([]string, 0, len(set))

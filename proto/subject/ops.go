@@ -58,6 +58,7 @@ var ops = [...]Op{
 	{Capmgr, "describe", false, Open, ""},
 	{Capmgr, "can", false, Open, ""},
 	{Capmgr, "explain", false, Open, ""},
+	{Capmgr, "auditor", false, OnAudit, "read"},
 	{Capmgr, "bind", false, Internal, Deployer},
 	{Capmgr, "endow", false, Internal, Deployer},
 	{Capmgr, "disendow", false, Internal, Deployer},

@@ -119,6 +119,11 @@ func (c *Client) Crashes(ctx context.Context, req *solov1.CrashesRequest) (*solo
 	return unary(ctx, c, c.rpc.Crashes, req)
 }
 
+// SubscribeAudit makes a consumer of the audit trail, to be read with any NATS client.
+func (c *Client) SubscribeAudit(ctx context.Context, req *solov1.SubscribeAuditRequest) (*solov1.SubscribeAuditResponse, error) {
+	return unary(ctx, c, c.rpc.SubscribeAudit, req)
+}
+
 // Shutdown stops all of Solo.
 func (c *Client) Shutdown(ctx context.Context, req *solov1.ShutdownRequest) (*solov1.ShutdownResponse, error) {
 	keyed(req, &req.RequestId)

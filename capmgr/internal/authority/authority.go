@@ -34,6 +34,8 @@ type Options struct {
 	Requests *idem.Store
 	Metrics  prometheus.Registerer
 	Log      *slog.Logger
+	// Died is told that a revocation killed somebody; nil tells nobody. It does not wait.
+	Died func()
 	// MaxChildren bounds the live capabilities granted from one; 0 is DefaultMaxChildren.
 	MaxChildren int
 }

@@ -52,6 +52,9 @@ func (a *Authority) revoked(ctx context.Context, c rpc.Caller, req *solov1.Revok
 		}
 		return []*kernelv1.CapEvent{ledger.Revoked(id, c.ID, time.Now())}, nil
 	})
+	if len(r.Died) > 0 && a.o.Died != nil {
+		a.o.Died()
+	}
 	_ = op.Outcome(ctx, err, map[string]string{ // the effect stands; what could not be recorded is in the log
 		"revoked": strconv.Itoa(len(r.Died)), "connections_cut": strconv.FormatUint(uint64(r.ConnectionsCut), 10),
 	})

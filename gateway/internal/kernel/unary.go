@@ -125,3 +125,9 @@ func (s *Server) Can(ctx context.Context, req *solov1.CanRequest) (*solov1.CanRe
 	resp := &solov1.CanResponse{}
 	return resp, s.ask(ctx, subject.Capmgr, "can", subject.Nothing(), req, resp)
 }
+
+// SubscribeAudit makes a consumer of the audit trail.
+func (s *Server) SubscribeAudit(ctx context.Context, req *solov1.SubscribeAuditRequest) (*solov1.SubscribeAuditResponse, error) {
+	resp := &solov1.SubscribeAuditResponse{}
+	return resp, s.ask(ctx, subject.Capmgr, "auditor", subject.Nothing(), req, resp)
+}

@@ -2071,6 +2071,178 @@ func (x *AuditResponse) GetRecord() *AuditRecord {
 	return nil
 }
 
+// SubscribeAuditRequest says where a new consumer begins. One that exists goes on where it is.
+type SubscribeAuditRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Records after this sequence; 0 begins with the first.
+	AfterSequence uint64 `protobuf:"varint,1,opt,name=after_sequence,json=afterSequence,proto3" json:"after_sequence,omitempty"`
+	// Only records from now on, instead.
+	New           bool `protobuf:"varint,2,opt,name=new,proto3" json:"new,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeAuditRequest) Reset() {
+	*x = SubscribeAuditRequest{}
+	mi := &file_solo_v1_kernel_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeAuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeAuditRequest) ProtoMessage() {}
+
+func (x *SubscribeAuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_kernel_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeAuditRequest.ProtoReflect.Descriptor instead.
+func (*SubscribeAuditRequest) Descriptor() ([]byte, []int) {
+	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *SubscribeAuditRequest) GetAfterSequence() uint64 {
+	if x != nil {
+		return x.AfterSequence
+	}
+	return 0
+}
+
+func (x *SubscribeAuditRequest) GetNew() bool {
+	if x != nil {
+		return x.New
+	}
+	return false
+}
+
+// SubscribeAuditResponse names the consumer. It ends with the capability, and when it has not been
+// used for idle_time.
+type SubscribeAuditResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The stream and the consumer on it, which bears the caller's id.
+	Stream   string `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	Consumer string `protobuf:"bytes,2,opt,name=consumer,proto3" json:"consumer,omitempty"`
+	// The JetStream domain that the client sets.
+	Domain string `protobuf:"bytes,3,opt,name=domain,proto3" json:"domain,omitempty"`
+	// Whether it was there already.
+	Existed bool `protobuf:"varint,4,opt,name=existed,proto3" json:"existed,omitempty"`
+	// The most records that one request may ask for.
+	MaxBatch uint32 `protobuf:"varint,5,opt,name=max_batch,json=maxBatch,proto3" json:"max_batch,omitempty"`
+	// The longest time that one request may wait for records.
+	MaxWait *durationpb.Duration `protobuf:"bytes,6,opt,name=max_wait,json=maxWait,proto3" json:"max_wait,omitempty"`
+	// The most records that may be unacknowledged.
+	MaxUnacknowledged uint32 `protobuf:"varint,7,opt,name=max_unacknowledged,json=maxUnacknowledged,proto3" json:"max_unacknowledged,omitempty"`
+	// The most requests that may wait at a time.
+	MaxWaiting    uint32               `protobuf:"varint,8,opt,name=max_waiting,json=maxWaiting,proto3" json:"max_waiting,omitempty"`
+	IdleTime      *durationpb.Duration `protobuf:"bytes,9,opt,name=idle_time,json=idleTime,proto3" json:"idle_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeAuditResponse) Reset() {
+	*x = SubscribeAuditResponse{}
+	mi := &file_solo_v1_kernel_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeAuditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeAuditResponse) ProtoMessage() {}
+
+func (x *SubscribeAuditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_kernel_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeAuditResponse.ProtoReflect.Descriptor instead.
+func (*SubscribeAuditResponse) Descriptor() ([]byte, []int) {
+	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SubscribeAuditResponse) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *SubscribeAuditResponse) GetConsumer() string {
+	if x != nil {
+		return x.Consumer
+	}
+	return ""
+}
+
+func (x *SubscribeAuditResponse) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *SubscribeAuditResponse) GetExisted() bool {
+	if x != nil {
+		return x.Existed
+	}
+	return false
+}
+
+func (x *SubscribeAuditResponse) GetMaxBatch() uint32 {
+	if x != nil {
+		return x.MaxBatch
+	}
+	return 0
+}
+
+func (x *SubscribeAuditResponse) GetMaxWait() *durationpb.Duration {
+	if x != nil {
+		return x.MaxWait
+	}
+	return nil
+}
+
+func (x *SubscribeAuditResponse) GetMaxUnacknowledged() uint32 {
+	if x != nil {
+		return x.MaxUnacknowledged
+	}
+	return 0
+}
+
+func (x *SubscribeAuditResponse) GetMaxWaiting() uint32 {
+	if x != nil {
+		return x.MaxWaiting
+	}
+	return 0
+}
+
+func (x *SubscribeAuditResponse) GetIdleTime() *durationpb.Duration {
+	if x != nil {
+		return x.IdleTime
+	}
+	return nil
+}
+
 // UsageRequest says whose usage.
 type UsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2086,7 +2258,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_solo_v1_kernel_proto_msgTypes[32]
+	mi := &file_solo_v1_kernel_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2098,7 +2270,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_kernel_proto_msgTypes[32]
+	mi := &file_solo_v1_kernel_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2111,7 +2283,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{32}
+	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *UsageRequest) GetService() string {
@@ -2152,7 +2324,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_solo_v1_kernel_proto_msgTypes[33]
+	mi := &file_solo_v1_kernel_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2164,7 +2336,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_kernel_proto_msgTypes[33]
+	mi := &file_solo_v1_kernel_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2177,7 +2349,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{33}
+	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UsageResponse) GetRows() []*UsageRow {
@@ -2196,7 +2368,7 @@ type NodesRequest struct {
 
 func (x *NodesRequest) Reset() {
 	*x = NodesRequest{}
-	mi := &file_solo_v1_kernel_proto_msgTypes[34]
+	mi := &file_solo_v1_kernel_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2208,7 +2380,7 @@ func (x *NodesRequest) String() string {
 func (*NodesRequest) ProtoMessage() {}
 
 func (x *NodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_kernel_proto_msgTypes[34]
+	mi := &file_solo_v1_kernel_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2221,7 +2393,7 @@ func (x *NodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesRequest.ProtoReflect.Descriptor instead.
 func (*NodesRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{34}
+	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{36}
 }
 
 // NodesResponse lists the nodes.
@@ -2234,7 +2406,7 @@ type NodesResponse struct {
 
 func (x *NodesResponse) Reset() {
 	*x = NodesResponse{}
-	mi := &file_solo_v1_kernel_proto_msgTypes[35]
+	mi := &file_solo_v1_kernel_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2246,7 +2418,7 @@ func (x *NodesResponse) String() string {
 func (*NodesResponse) ProtoMessage() {}
 
 func (x *NodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_kernel_proto_msgTypes[35]
+	mi := &file_solo_v1_kernel_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2259,7 +2431,7 @@ func (x *NodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesResponse.ProtoReflect.Descriptor instead.
 func (*NodesResponse) Descriptor() ([]byte, []int) {
-	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{35}
+	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NodesResponse) GetNodes() []*Node {
@@ -2281,7 +2453,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_solo_v1_kernel_proto_msgTypes[36]
+	mi := &file_solo_v1_kernel_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2293,7 +2465,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_kernel_proto_msgTypes[36]
+	mi := &file_solo_v1_kernel_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2306,7 +2478,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{36}
+	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ShutdownRequest) GetRequestId() string {
@@ -2334,7 +2506,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_solo_v1_kernel_proto_msgTypes[37]
+	mi := &file_solo_v1_kernel_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2346,7 +2518,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_kernel_proto_msgTypes[37]
+	mi := &file_solo_v1_kernel_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2359,7 +2531,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{37}
+	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ShutdownResponse) GetDeadline() *timestamppb.Timestamp {
@@ -2381,7 +2553,7 @@ type CrashesRequest struct {
 
 func (x *CrashesRequest) Reset() {
 	*x = CrashesRequest{}
-	mi := &file_solo_v1_kernel_proto_msgTypes[38]
+	mi := &file_solo_v1_kernel_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2393,7 +2565,7 @@ func (x *CrashesRequest) String() string {
 func (*CrashesRequest) ProtoMessage() {}
 
 func (x *CrashesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_kernel_proto_msgTypes[38]
+	mi := &file_solo_v1_kernel_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2406,7 +2578,7 @@ func (x *CrashesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CrashesRequest.ProtoReflect.Descriptor instead.
 func (*CrashesRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{38}
+	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CrashesRequest) GetService() string {
@@ -2433,7 +2605,7 @@ type CrashesResponse struct {
 
 func (x *CrashesResponse) Reset() {
 	*x = CrashesResponse{}
-	mi := &file_solo_v1_kernel_proto_msgTypes[39]
+	mi := &file_solo_v1_kernel_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2445,7 +2617,7 @@ func (x *CrashesResponse) String() string {
 func (*CrashesResponse) ProtoMessage() {}
 
 func (x *CrashesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_kernel_proto_msgTypes[39]
+	mi := &file_solo_v1_kernel_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2458,7 +2630,7 @@ func (x *CrashesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CrashesResponse.ProtoReflect.Descriptor instead.
 func (*CrashesResponse) Descriptor() ([]byte, []int) {
-	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{39}
+	return file_solo_v1_kernel_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CrashesResponse) GetCrashes() []*Crash {
@@ -2613,7 +2785,21 @@ const file_solo_v1_kernel_proto_rawDesc = "" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\"Y\n" +
 	"\rAuditResponse\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12,\n" +
-	"\x06record\x18\x02 \x01(\v2\x14.solo.v1.AuditRecordR\x06record\"\xa9\x01\n" +
+	"\x06record\x18\x02 \x01(\v2\x14.solo.v1.AuditRecordR\x06record\"P\n" +
+	"\x15SubscribeAuditRequest\x12%\n" +
+	"\x0eafter_sequence\x18\x01 \x01(\x04R\rafterSequence\x12\x10\n" +
+	"\x03new\x18\x02 \x01(\bR\x03new\"\xd9\x02\n" +
+	"\x16SubscribeAuditResponse\x12\x16\n" +
+	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x1a\n" +
+	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x12\x16\n" +
+	"\x06domain\x18\x03 \x01(\tR\x06domain\x12\x18\n" +
+	"\aexisted\x18\x04 \x01(\bR\aexisted\x12\x1b\n" +
+	"\tmax_batch\x18\x05 \x01(\rR\bmaxBatch\x124\n" +
+	"\bmax_wait\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\x12-\n" +
+	"\x12max_unacknowledged\x18\a \x01(\rR\x11maxUnacknowledged\x12\x1f\n" +
+	"\vmax_waiting\x18\b \x01(\rR\n" +
+	"maxWaiting\x126\n" +
+	"\tidle_time\x18\t \x01(\v2\x19.google.protobuf.DurationR\bidleTime\"\xa9\x01\n" +
 	"\fUsageRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12#\n" +
 	"\rcapability_id\x18\x02 \x01(\tR\fcapabilityId\x12.\n" +
@@ -2641,7 +2827,8 @@ const file_solo_v1_kernel_proto_rawDesc = "" +
 	"\x13UPDATE_ACTION_START\x10\x01\x12\x17\n" +
 	"\x13UPDATE_ACTION_PAUSE\x10\x02\x12\x18\n" +
 	"\x14UPDATE_ACTION_RESUME\x10\x03\x12\x17\n" +
-	"\x13UPDATE_ACTION_ABORT\x10\x042\xcc\t\n" +
+	"\x13UPDATE_ACTION_ABORT\x10\x042\x9f\n" +
+	"\n" +
 	"\n" +
 	"SoloKernel\x129\n" +
 	"\x06Deploy\x12\x16.solo.v1.DeployRequest\x1a\x17.solo.v1.DeployResponse\x129\n" +
@@ -2658,7 +2845,8 @@ const file_solo_v1_kernel_proto_rawDesc = "" +
 	"\x12DescribeCapability\x12\".solo.v1.DescribeCapabilityRequest\x1a#.solo.v1.DescribeCapabilityResponse\x12S\n" +
 	"\x0eUploadArtifact\x12\x1e.solo.v1.UploadArtifactRequest\x1a\x1f.solo.v1.UploadArtifactResponse(\x01\x125\n" +
 	"\x04Logs\x12\x14.solo.v1.LogsRequest\x1a\x15.solo.v1.LogsResponse0\x01\x128\n" +
-	"\x05Audit\x12\x15.solo.v1.AuditRequest\x1a\x16.solo.v1.AuditResponse0\x01\x126\n" +
+	"\x05Audit\x12\x15.solo.v1.AuditRequest\x1a\x16.solo.v1.AuditResponse0\x01\x12Q\n" +
+	"\x0eSubscribeAudit\x12\x1e.solo.v1.SubscribeAuditRequest\x1a\x1f.solo.v1.SubscribeAuditResponse\x126\n" +
 	"\x05Usage\x12\x15.solo.v1.UsageRequest\x1a\x16.solo.v1.UsageResponse\x126\n" +
 	"\x05Nodes\x12\x15.solo.v1.NodesRequest\x1a\x16.solo.v1.NodesResponse\x120\n" +
 	"\x03Can\x12\x13.solo.v1.CanRequest\x1a\x14.solo.v1.CanResponse\x12<\n" +
@@ -2677,7 +2865,7 @@ func file_solo_v1_kernel_proto_rawDescGZIP() []byte {
 }
 
 var file_solo_v1_kernel_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_solo_v1_kernel_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_solo_v1_kernel_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_solo_v1_kernel_proto_goTypes = []any{
 	(UpdateAction)(0),                  // 0: solo.v1.UpdateAction
 	(*DeployRequest)(nil),              // 1: solo.v1.DeployRequest
@@ -2712,108 +2900,114 @@ var file_solo_v1_kernel_proto_goTypes = []any{
 	(*LogsResponse)(nil),               // 30: solo.v1.LogsResponse
 	(*AuditRequest)(nil),               // 31: solo.v1.AuditRequest
 	(*AuditResponse)(nil),              // 32: solo.v1.AuditResponse
-	(*UsageRequest)(nil),               // 33: solo.v1.UsageRequest
-	(*UsageResponse)(nil),              // 34: solo.v1.UsageResponse
-	(*NodesRequest)(nil),               // 35: solo.v1.NodesRequest
-	(*NodesResponse)(nil),              // 36: solo.v1.NodesResponse
-	(*ShutdownRequest)(nil),            // 37: solo.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),           // 38: solo.v1.ShutdownResponse
-	(*CrashesRequest)(nil),             // 39: solo.v1.CrashesRequest
-	(*CrashesResponse)(nil),            // 40: solo.v1.CrashesResponse
-	nil,                                // 41: solo.v1.Files.FilesEntry
-	(*Manifest)(nil),                   // 42: solo.v1.Manifest
-	(*Service)(nil),                    // 43: solo.v1.Service
-	(*Diagnostic)(nil),                 // 44: solo.v1.Diagnostic
-	(*durationpb.Duration)(nil),        // 45: google.protobuf.Duration
-	(*Budget)(nil),                     // 46: solo.v1.Budget
-	(*Capability)(nil),                 // 47: solo.v1.Capability
-	(*Denial)(nil),                     // 48: solo.v1.Denial
-	(*Rollout)(nil),                    // 49: solo.v1.Rollout
-	(*Event)(nil),                      // 50: solo.v1.Event
-	(*LogRecord)(nil),                  // 51: solo.v1.LogRecord
-	(*AuditRecord)(nil),                // 52: solo.v1.AuditRecord
-	(*timestamppb.Timestamp)(nil),      // 53: google.protobuf.Timestamp
-	(*UsageRow)(nil),                   // 54: solo.v1.UsageRow
-	(*Node)(nil),                       // 55: solo.v1.Node
-	(*Crash)(nil),                      // 56: solo.v1.Crash
+	(*SubscribeAuditRequest)(nil),      // 33: solo.v1.SubscribeAuditRequest
+	(*SubscribeAuditResponse)(nil),     // 34: solo.v1.SubscribeAuditResponse
+	(*UsageRequest)(nil),               // 35: solo.v1.UsageRequest
+	(*UsageResponse)(nil),              // 36: solo.v1.UsageResponse
+	(*NodesRequest)(nil),               // 37: solo.v1.NodesRequest
+	(*NodesResponse)(nil),              // 38: solo.v1.NodesResponse
+	(*ShutdownRequest)(nil),            // 39: solo.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),           // 40: solo.v1.ShutdownResponse
+	(*CrashesRequest)(nil),             // 41: solo.v1.CrashesRequest
+	(*CrashesResponse)(nil),            // 42: solo.v1.CrashesResponse
+	nil,                                // 43: solo.v1.Files.FilesEntry
+	(*Manifest)(nil),                   // 44: solo.v1.Manifest
+	(*Service)(nil),                    // 45: solo.v1.Service
+	(*Diagnostic)(nil),                 // 46: solo.v1.Diagnostic
+	(*durationpb.Duration)(nil),        // 47: google.protobuf.Duration
+	(*Budget)(nil),                     // 48: solo.v1.Budget
+	(*Capability)(nil),                 // 49: solo.v1.Capability
+	(*Denial)(nil),                     // 50: solo.v1.Denial
+	(*Rollout)(nil),                    // 51: solo.v1.Rollout
+	(*Event)(nil),                      // 52: solo.v1.Event
+	(*LogRecord)(nil),                  // 53: solo.v1.LogRecord
+	(*AuditRecord)(nil),                // 54: solo.v1.AuditRecord
+	(*timestamppb.Timestamp)(nil),      // 55: google.protobuf.Timestamp
+	(*UsageRow)(nil),                   // 56: solo.v1.UsageRow
+	(*Node)(nil),                       // 57: solo.v1.Node
+	(*Crash)(nil),                      // 58: solo.v1.Crash
 }
 var file_solo_v1_kernel_proto_depIdxs = []int32{
-	42, // 0: solo.v1.DeployRequest.manifest:type_name -> solo.v1.Manifest
+	44, // 0: solo.v1.DeployRequest.manifest:type_name -> solo.v1.Manifest
 	2,  // 1: solo.v1.DeployRequest.code:type_name -> solo.v1.Code
 	3,  // 2: solo.v1.Code.files:type_name -> solo.v1.Files
-	41, // 3: solo.v1.Files.files:type_name -> solo.v1.Files.FilesEntry
-	43, // 4: solo.v1.DeployResponse.service:type_name -> solo.v1.Service
-	44, // 5: solo.v1.DeployResponse.diagnostics:type_name -> solo.v1.Diagnostic
-	43, // 6: solo.v1.StatusResponse.service:type_name -> solo.v1.Service
-	45, // 7: solo.v1.KillRequest.grace_period:type_name -> google.protobuf.Duration
-	43, // 8: solo.v1.KillResponse.service:type_name -> solo.v1.Service
-	45, // 9: solo.v1.GrantCapabilityRequest.ttl:type_name -> google.protobuf.Duration
-	46, // 10: solo.v1.GrantCapabilityRequest.budget:type_name -> solo.v1.Budget
-	47, // 11: solo.v1.GrantCapabilityResponse.capability:type_name -> solo.v1.Capability
-	47, // 12: solo.v1.DescribeCapabilityResponse.capability:type_name -> solo.v1.Capability
-	47, // 13: solo.v1.DescribeCapabilityResponse.ancestors:type_name -> solo.v1.Capability
-	47, // 14: solo.v1.DescribeCapabilityResponse.children:type_name -> solo.v1.Capability
-	48, // 15: solo.v1.CanResponse.denial:type_name -> solo.v1.Denial
-	43, // 16: solo.v1.ListResponse.services:type_name -> solo.v1.Service
-	42, // 17: solo.v1.UpdateRequest.manifest:type_name -> solo.v1.Manifest
+	43, // 3: solo.v1.Files.files:type_name -> solo.v1.Files.FilesEntry
+	45, // 4: solo.v1.DeployResponse.service:type_name -> solo.v1.Service
+	46, // 5: solo.v1.DeployResponse.diagnostics:type_name -> solo.v1.Diagnostic
+	45, // 6: solo.v1.StatusResponse.service:type_name -> solo.v1.Service
+	47, // 7: solo.v1.KillRequest.grace_period:type_name -> google.protobuf.Duration
+	45, // 8: solo.v1.KillResponse.service:type_name -> solo.v1.Service
+	47, // 9: solo.v1.GrantCapabilityRequest.ttl:type_name -> google.protobuf.Duration
+	48, // 10: solo.v1.GrantCapabilityRequest.budget:type_name -> solo.v1.Budget
+	49, // 11: solo.v1.GrantCapabilityResponse.capability:type_name -> solo.v1.Capability
+	49, // 12: solo.v1.DescribeCapabilityResponse.capability:type_name -> solo.v1.Capability
+	49, // 13: solo.v1.DescribeCapabilityResponse.ancestors:type_name -> solo.v1.Capability
+	49, // 14: solo.v1.DescribeCapabilityResponse.children:type_name -> solo.v1.Capability
+	50, // 15: solo.v1.CanResponse.denial:type_name -> solo.v1.Denial
+	45, // 16: solo.v1.ListResponse.services:type_name -> solo.v1.Service
+	44, // 17: solo.v1.UpdateRequest.manifest:type_name -> solo.v1.Manifest
 	2,  // 18: solo.v1.UpdateRequest.code:type_name -> solo.v1.Code
 	0,  // 19: solo.v1.UpdateRequest.action:type_name -> solo.v1.UpdateAction
-	49, // 20: solo.v1.UpdateResponse.rollout:type_name -> solo.v1.Rollout
-	44, // 21: solo.v1.UpdateResponse.diagnostics:type_name -> solo.v1.Diagnostic
-	49, // 22: solo.v1.RollbackResponse.rollout:type_name -> solo.v1.Rollout
-	50, // 23: solo.v1.WatchResponse.event:type_name -> solo.v1.Event
-	51, // 24: solo.v1.LogsResponse.record:type_name -> solo.v1.LogRecord
-	52, // 25: solo.v1.AuditResponse.record:type_name -> solo.v1.AuditRecord
-	53, // 26: solo.v1.UsageRequest.from:type_name -> google.protobuf.Timestamp
-	53, // 27: solo.v1.UsageRequest.to:type_name -> google.protobuf.Timestamp
-	54, // 28: solo.v1.UsageResponse.rows:type_name -> solo.v1.UsageRow
-	55, // 29: solo.v1.NodesResponse.nodes:type_name -> solo.v1.Node
-	45, // 30: solo.v1.ShutdownRequest.grace_period:type_name -> google.protobuf.Duration
-	53, // 31: solo.v1.ShutdownResponse.deadline:type_name -> google.protobuf.Timestamp
-	56, // 32: solo.v1.CrashesResponse.crashes:type_name -> solo.v1.Crash
-	1,  // 33: solo.v1.SoloKernel.Deploy:input_type -> solo.v1.DeployRequest
-	5,  // 34: solo.v1.SoloKernel.Status:input_type -> solo.v1.StatusRequest
-	7,  // 35: solo.v1.SoloKernel.Kill:input_type -> solo.v1.KillRequest
-	27, // 36: solo.v1.SoloKernel.Watch:input_type -> solo.v1.WatchRequest
-	11, // 37: solo.v1.SoloKernel.GrantCapability:input_type -> solo.v1.GrantCapabilityRequest
-	19, // 38: solo.v1.SoloKernel.List:input_type -> solo.v1.ListRequest
-	21, // 39: solo.v1.SoloKernel.Update:input_type -> solo.v1.UpdateRequest
-	37, // 40: solo.v1.SoloKernel.Shutdown:input_type -> solo.v1.ShutdownRequest
-	9,  // 41: solo.v1.SoloKernel.Call:input_type -> solo.v1.CallRequest
-	23, // 42: solo.v1.SoloKernel.Rollback:input_type -> solo.v1.RollbackRequest
-	13, // 43: solo.v1.SoloKernel.RevokeCapability:input_type -> solo.v1.RevokeCapabilityRequest
-	15, // 44: solo.v1.SoloKernel.DescribeCapability:input_type -> solo.v1.DescribeCapabilityRequest
-	25, // 45: solo.v1.SoloKernel.UploadArtifact:input_type -> solo.v1.UploadArtifactRequest
-	29, // 46: solo.v1.SoloKernel.Logs:input_type -> solo.v1.LogsRequest
-	31, // 47: solo.v1.SoloKernel.Audit:input_type -> solo.v1.AuditRequest
-	33, // 48: solo.v1.SoloKernel.Usage:input_type -> solo.v1.UsageRequest
-	35, // 49: solo.v1.SoloKernel.Nodes:input_type -> solo.v1.NodesRequest
-	17, // 50: solo.v1.SoloKernel.Can:input_type -> solo.v1.CanRequest
-	39, // 51: solo.v1.SoloKernel.Crashes:input_type -> solo.v1.CrashesRequest
-	4,  // 52: solo.v1.SoloKernel.Deploy:output_type -> solo.v1.DeployResponse
-	6,  // 53: solo.v1.SoloKernel.Status:output_type -> solo.v1.StatusResponse
-	8,  // 54: solo.v1.SoloKernel.Kill:output_type -> solo.v1.KillResponse
-	28, // 55: solo.v1.SoloKernel.Watch:output_type -> solo.v1.WatchResponse
-	12, // 56: solo.v1.SoloKernel.GrantCapability:output_type -> solo.v1.GrantCapabilityResponse
-	20, // 57: solo.v1.SoloKernel.List:output_type -> solo.v1.ListResponse
-	22, // 58: solo.v1.SoloKernel.Update:output_type -> solo.v1.UpdateResponse
-	38, // 59: solo.v1.SoloKernel.Shutdown:output_type -> solo.v1.ShutdownResponse
-	10, // 60: solo.v1.SoloKernel.Call:output_type -> solo.v1.CallResponse
-	24, // 61: solo.v1.SoloKernel.Rollback:output_type -> solo.v1.RollbackResponse
-	14, // 62: solo.v1.SoloKernel.RevokeCapability:output_type -> solo.v1.RevokeCapabilityResponse
-	16, // 63: solo.v1.SoloKernel.DescribeCapability:output_type -> solo.v1.DescribeCapabilityResponse
-	26, // 64: solo.v1.SoloKernel.UploadArtifact:output_type -> solo.v1.UploadArtifactResponse
-	30, // 65: solo.v1.SoloKernel.Logs:output_type -> solo.v1.LogsResponse
-	32, // 66: solo.v1.SoloKernel.Audit:output_type -> solo.v1.AuditResponse
-	34, // 67: solo.v1.SoloKernel.Usage:output_type -> solo.v1.UsageResponse
-	36, // 68: solo.v1.SoloKernel.Nodes:output_type -> solo.v1.NodesResponse
-	18, // 69: solo.v1.SoloKernel.Can:output_type -> solo.v1.CanResponse
-	40, // 70: solo.v1.SoloKernel.Crashes:output_type -> solo.v1.CrashesResponse
-	52, // [52:71] is the sub-list for method output_type
-	33, // [33:52] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	51, // 20: solo.v1.UpdateResponse.rollout:type_name -> solo.v1.Rollout
+	46, // 21: solo.v1.UpdateResponse.diagnostics:type_name -> solo.v1.Diagnostic
+	51, // 22: solo.v1.RollbackResponse.rollout:type_name -> solo.v1.Rollout
+	52, // 23: solo.v1.WatchResponse.event:type_name -> solo.v1.Event
+	53, // 24: solo.v1.LogsResponse.record:type_name -> solo.v1.LogRecord
+	54, // 25: solo.v1.AuditResponse.record:type_name -> solo.v1.AuditRecord
+	47, // 26: solo.v1.SubscribeAuditResponse.max_wait:type_name -> google.protobuf.Duration
+	47, // 27: solo.v1.SubscribeAuditResponse.idle_time:type_name -> google.protobuf.Duration
+	55, // 28: solo.v1.UsageRequest.from:type_name -> google.protobuf.Timestamp
+	55, // 29: solo.v1.UsageRequest.to:type_name -> google.protobuf.Timestamp
+	56, // 30: solo.v1.UsageResponse.rows:type_name -> solo.v1.UsageRow
+	57, // 31: solo.v1.NodesResponse.nodes:type_name -> solo.v1.Node
+	47, // 32: solo.v1.ShutdownRequest.grace_period:type_name -> google.protobuf.Duration
+	55, // 33: solo.v1.ShutdownResponse.deadline:type_name -> google.protobuf.Timestamp
+	58, // 34: solo.v1.CrashesResponse.crashes:type_name -> solo.v1.Crash
+	1,  // 35: solo.v1.SoloKernel.Deploy:input_type -> solo.v1.DeployRequest
+	5,  // 36: solo.v1.SoloKernel.Status:input_type -> solo.v1.StatusRequest
+	7,  // 37: solo.v1.SoloKernel.Kill:input_type -> solo.v1.KillRequest
+	27, // 38: solo.v1.SoloKernel.Watch:input_type -> solo.v1.WatchRequest
+	11, // 39: solo.v1.SoloKernel.GrantCapability:input_type -> solo.v1.GrantCapabilityRequest
+	19, // 40: solo.v1.SoloKernel.List:input_type -> solo.v1.ListRequest
+	21, // 41: solo.v1.SoloKernel.Update:input_type -> solo.v1.UpdateRequest
+	39, // 42: solo.v1.SoloKernel.Shutdown:input_type -> solo.v1.ShutdownRequest
+	9,  // 43: solo.v1.SoloKernel.Call:input_type -> solo.v1.CallRequest
+	23, // 44: solo.v1.SoloKernel.Rollback:input_type -> solo.v1.RollbackRequest
+	13, // 45: solo.v1.SoloKernel.RevokeCapability:input_type -> solo.v1.RevokeCapabilityRequest
+	15, // 46: solo.v1.SoloKernel.DescribeCapability:input_type -> solo.v1.DescribeCapabilityRequest
+	25, // 47: solo.v1.SoloKernel.UploadArtifact:input_type -> solo.v1.UploadArtifactRequest
+	29, // 48: solo.v1.SoloKernel.Logs:input_type -> solo.v1.LogsRequest
+	31, // 49: solo.v1.SoloKernel.Audit:input_type -> solo.v1.AuditRequest
+	33, // 50: solo.v1.SoloKernel.SubscribeAudit:input_type -> solo.v1.SubscribeAuditRequest
+	35, // 51: solo.v1.SoloKernel.Usage:input_type -> solo.v1.UsageRequest
+	37, // 52: solo.v1.SoloKernel.Nodes:input_type -> solo.v1.NodesRequest
+	17, // 53: solo.v1.SoloKernel.Can:input_type -> solo.v1.CanRequest
+	41, // 54: solo.v1.SoloKernel.Crashes:input_type -> solo.v1.CrashesRequest
+	4,  // 55: solo.v1.SoloKernel.Deploy:output_type -> solo.v1.DeployResponse
+	6,  // 56: solo.v1.SoloKernel.Status:output_type -> solo.v1.StatusResponse
+	8,  // 57: solo.v1.SoloKernel.Kill:output_type -> solo.v1.KillResponse
+	28, // 58: solo.v1.SoloKernel.Watch:output_type -> solo.v1.WatchResponse
+	12, // 59: solo.v1.SoloKernel.GrantCapability:output_type -> solo.v1.GrantCapabilityResponse
+	20, // 60: solo.v1.SoloKernel.List:output_type -> solo.v1.ListResponse
+	22, // 61: solo.v1.SoloKernel.Update:output_type -> solo.v1.UpdateResponse
+	40, // 62: solo.v1.SoloKernel.Shutdown:output_type -> solo.v1.ShutdownResponse
+	10, // 63: solo.v1.SoloKernel.Call:output_type -> solo.v1.CallResponse
+	24, // 64: solo.v1.SoloKernel.Rollback:output_type -> solo.v1.RollbackResponse
+	14, // 65: solo.v1.SoloKernel.RevokeCapability:output_type -> solo.v1.RevokeCapabilityResponse
+	16, // 66: solo.v1.SoloKernel.DescribeCapability:output_type -> solo.v1.DescribeCapabilityResponse
+	26, // 67: solo.v1.SoloKernel.UploadArtifact:output_type -> solo.v1.UploadArtifactResponse
+	30, // 68: solo.v1.SoloKernel.Logs:output_type -> solo.v1.LogsResponse
+	32, // 69: solo.v1.SoloKernel.Audit:output_type -> solo.v1.AuditResponse
+	34, // 70: solo.v1.SoloKernel.SubscribeAudit:output_type -> solo.v1.SubscribeAuditResponse
+	36, // 71: solo.v1.SoloKernel.Usage:output_type -> solo.v1.UsageResponse
+	38, // 72: solo.v1.SoloKernel.Nodes:output_type -> solo.v1.NodesResponse
+	18, // 73: solo.v1.SoloKernel.Can:output_type -> solo.v1.CanResponse
+	42, // 74: solo.v1.SoloKernel.Crashes:output_type -> solo.v1.CrashesResponse
+	55, // [55:75] is the sub-list for method output_type
+	35, // [35:55] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_solo_v1_kernel_proto_init() }
@@ -2838,7 +3032,7 @@ func file_solo_v1_kernel_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_solo_v1_kernel_proto_rawDesc), len(file_solo_v1_kernel_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   41,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

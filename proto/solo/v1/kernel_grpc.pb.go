@@ -37,6 +37,7 @@ const (
 	SoloKernel_UploadArtifact_FullMethodName     = "/solo.v1.SoloKernel/UploadArtifact"
 	SoloKernel_Logs_FullMethodName               = "/solo.v1.SoloKernel/Logs"
 	SoloKernel_Audit_FullMethodName              = "/solo.v1.SoloKernel/Audit"
+	SoloKernel_SubscribeAudit_FullMethodName     = "/solo.v1.SoloKernel/SubscribeAudit"
 	SoloKernel_Usage_FullMethodName              = "/solo.v1.SoloKernel/Usage"
 	SoloKernel_Nodes_FullMethodName              = "/solo.v1.SoloKernel/Nodes"
 	SoloKernel_Can_FullMethodName                = "/solo.v1.SoloKernel/Can"
@@ -85,6 +86,9 @@ type SoloKernelClient interface {
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error)
 	// Audit streams the audit trail. Needs `audit=read`.
 	Audit(ctx context.Context, in *AuditRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AuditResponse], error)
+	// SubscribeAudit makes a consumer of the audit trail for the caller, which reads from it with any
+	// NATS client. Needs `audit=read`.
+	SubscribeAudit(ctx context.Context, in *SubscribeAuditRequest, opts ...grpc.CallOption) (*SubscribeAuditResponse, error)
 	// Usage reports what services used. Needs `status` on the service, or `kernel=usage`.
 	Usage(ctx context.Context, in *UsageRequest, opts ...grpc.CallOption) (*UsageResponse, error)
 	// Nodes lists the nodes and their capacity. Needs `kernel=nodes`.
@@ -283,6 +287,16 @@ func (c *soloKernelClient) Audit(ctx context.Context, in *AuditRequest, opts ...
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SoloKernel_AuditClient = grpc.ServerStreamingClient[AuditResponse]
 
+func (c *soloKernelClient) SubscribeAudit(ctx context.Context, in *SubscribeAuditRequest, opts ...grpc.CallOption) (*SubscribeAuditResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SubscribeAuditResponse)
+	err := c.cc.Invoke(ctx, SoloKernel_SubscribeAudit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *soloKernelClient) Usage(ctx context.Context, in *UsageRequest, opts ...grpc.CallOption) (*UsageResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(UsageResponse)
@@ -365,6 +379,9 @@ type SoloKernelServer interface {
 	Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error
 	// Audit streams the audit trail. Needs `audit=read`.
 	Audit(*AuditRequest, grpc.ServerStreamingServer[AuditResponse]) error
+	// SubscribeAudit makes a consumer of the audit trail for the caller, which reads from it with any
+	// NATS client. Needs `audit=read`.
+	SubscribeAudit(context.Context, *SubscribeAuditRequest) (*SubscribeAuditResponse, error)
 	// Usage reports what services used. Needs `status` on the service, or `kernel=usage`.
 	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
 	// Nodes lists the nodes and their capacity. Needs `kernel=nodes`.
@@ -427,6 +444,9 @@ func (UnimplementedSoloKernelServer) Logs(*LogsRequest, grpc.ServerStreamingServ
 }
 func (UnimplementedSoloKernelServer) Audit(*AuditRequest, grpc.ServerStreamingServer[AuditResponse]) error {
 	return status.Error(codes.Unimplemented, "method Audit not implemented")
+}
+func (UnimplementedSoloKernelServer) SubscribeAudit(context.Context, *SubscribeAuditRequest) (*SubscribeAuditResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SubscribeAudit not implemented")
 }
 func (UnimplementedSoloKernelServer) Usage(context.Context, *UsageRequest) (*UsageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Usage not implemented")
@@ -699,6 +719,24 @@ func _SoloKernel_Audit_Handler(srv interface{}, stream grpc.ServerStream) error 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SoloKernel_AuditServer = grpc.ServerStreamingServer[AuditResponse]
 
+func _SoloKernel_SubscribeAudit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SubscribeAuditRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SoloKernelServer).SubscribeAudit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SoloKernel_SubscribeAudit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SoloKernelServer).SubscribeAudit(ctx, req.(*SubscribeAuditRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _SoloKernel_Usage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(UsageRequest)
 	if err := dec(in); err != nil {
@@ -821,6 +859,10 @@ var SoloKernel_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DescribeCapability",
 			Handler:    _SoloKernel_DescribeCapability_Handler,
+		},
+		{
+			MethodName: "SubscribeAudit",
+			Handler:    _SoloKernel_SubscribeAudit_Handler,
 		},
 		{
 			MethodName: "Usage",
