@@ -216,6 +216,7 @@ func TestEveryCallIsMadeAsTheHolder(t *testing.T) {
 			_, err := c.Grant(ctx, &solov1.GrantCapabilityRequest{Rules: []string{"audit=read"}})
 			return err
 		}},
+		{"capmgr.auditor", subject.Nothing(), func() error { _, err := c.SubscribeAudit(ctx, &solov1.SubscribeAuditRequest{}); return err }},
 		{"capmgr.revoke", subject.Nothing(), func() error { _, err := c.Revoke(ctx, h.ID); return err }},
 		{"deployer.logs", acme, func() error {
 			for m, err := range c.Logs(ctx, &solov1.LogsRequest{Service: "acme/echo"}) {

@@ -225,6 +225,10 @@ func (w *world) capmgr(s *rpc.Server) {
 		w.note("capmgr.grant", c)
 		return &solov1.GrantCapabilityResponse{Capability: &solov1.Capability{Id: req.GetPublicKey(), Parent: c.ID}}, nil
 	})
+	rpc.Handle(s, "auditor", func(_ context.Context, c rpc.Caller, _ *solov1.SubscribeAuditRequest) (*solov1.SubscribeAuditResponse, error) {
+		w.note("capmgr.auditor", c)
+		return &solov1.SubscribeAuditResponse{Consumer: c.ID}, nil
+	})
 	rpc.Handle(s, "revoke", func(_ context.Context, c rpc.Caller, req *solov1.RevokeCapabilityRequest) (*solov1.RevokeCapabilityResponse, error) {
 		w.note("capmgr.revoke", c)
 		if w.revoke != nil {

@@ -177,6 +177,9 @@ func TestEveryMethod(t *testing.T) {
 	if r, err := c.Nodes(ctx); err != nil || len(r.GetNodes()) != 2 {
 		t.Error(r, err)
 	}
+	if r, err := c.SubscribeAudit(ctx, &solov1.SubscribeAuditRequest{}); err != nil || r.GetDomain() != "audit" {
+		t.Error(r, err)
+	}
 	if r, err := c.Crashes(ctx, &solov1.CrashesRequest{Service: "acme/echo"}); err != nil || len(r.GetCrashes()) != 1 {
 		t.Error(r, err)
 	}

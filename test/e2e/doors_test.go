@@ -98,3 +98,42 @@ func TestDoorsForOtherPrograms(t *testing.T) {
 		}
 	}
 }
+
+// The nats command reads the audit trail with the lines that `solo audit subscribe` prints, and
+// nothing else of JetStream.
+func TestTheTrailForOtherPrograms(t *testing.T) {
+	natscli := tool(t, "nats")
+	w := start(t)
+	handle := grant(t, w, "auditor", "audit=read")
+	lines := func() (next, info []string) {
+		l := strings.Split(solo(t, w, handle, "audit", "subscribe"), "\n")
+		if len(l) != 2 {
+			t.Fatalf("%q", l)
+		}
+		return strings.Fields(l[0])[1:], strings.Fields(l[1])[1:]
+	}
+	next, info := lines()
+	out, code := use(t, nil, natscli, next...)
+	if code != 0 || !strings.Contains(out, `"event":"grant"`) || !strings.Contains(out, "Acknowledged message") {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+	if out, code := use(t, nil, natscli, info...); code != 0 || !strings.Contains(out, "Outstanding Acks: 0 out of maximum 1,024") {
+		t.Errorf("info: exit %d\n%s", code, out)
+	}
+	line := next[:len(next)-6]
+	if line[len(line)-1] != "audit" {
+		t.Fatal(line)
+	}
+	for _, args := range [][]string{
+		{"stream", "ls"}, {"stream", "get", "AUDIT", "1"}, {"stream", "purge", "AUDIT", "-f"}, {"consumer", "rm", "AUDIT", next[len(next)-3], "-f"},
+		{"consumer", "ls", "AUDIT"}, {"consumer", "add", "AUDIT", "spy", "--pull", "--defaults"}, {"consumer", "info", "AUDIT", "spy"},
+	} {
+		if out, _ := use(t, nil, natscli, append(append([]string{}, line...), args...)...); !strings.Contains(strings.ToLower(out), "permissions violation") {
+			t.Errorf("nats %v was not refused:\n%s", args, out)
+		}
+	}
+	solo(t, w, "", "revoke", handle)
+	if out, code := use(t, nil, natscli, next...); code == 0 || !strings.Contains(out, "Authorization Violation") {
+		t.Errorf("after the revocation: exit %d\n%s", code, out)
+	}
+}

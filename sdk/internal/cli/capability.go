@@ -340,15 +340,10 @@ func (a *app) handleCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			addr, err := a.where("", a.Getenv("SOLO_NATS_ADDR"), "nats", "127.0.0.1:4222")
+			line, err := a.natsLine(a.path(args[0]), id)
 			if err != nil {
 				return err
 			}
-			file, err := filepath.Abs(a.path(args[0]))
-			if err != nil {
-				return err
-			}
-			line := fmt.Sprintf("nats --server nats://%s --nkey %s --inbox-prefix %s.%s", addr, quote(file), subject.InboxPrefix(id), rand.Text()[:20])
 			if a.output == "json" {
 				b, err := json.Marshal(map[string]string{"id": id, "nats": line})
 				if err != nil {
@@ -358,9 +353,22 @@ func (a *app) handleCommand() *cobra.Command {
 			}
 			fmt.Fprintf(a.Stdout, "%s\n%s\n", id, line)
 			fmt.Fprintf(a.Stderr, "append e.g.: request svc.NAMESPACE.NAME.OPERATION.%s PAYLOAD\n", id)
+			fmt.Fprintln(a.Stderr, "`solo audit subscribe` tells how it reads the audit trail")
 			return nil
 		},
 	}
+}
+
+// natsLine is how the nats command line is called with the handle in a file.
+func (a *app) natsLine(file, id string) (string, error) {
+	addr, err := a.where("", a.Getenv("SOLO_NATS_ADDR"), "nats", "127.0.0.1:4222")
+	if err != nil {
+		return "", err
+	}
+	if file, err = filepath.Abs(file); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("nats --server nats://%s --nkey %s --inbox-prefix %s.%s", addr, quote(file), subject.InboxPrefix(id), rand.Text()[:20]), nil
 }
 
 // quote makes a word safe for a shell.

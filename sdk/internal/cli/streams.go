@@ -135,7 +135,7 @@ func (a *app) auditCommand() *cobra.Command {
 	}
 	tail.Flags().BoolVarP(&req.Follow, "follow", "f", false, "go on with new records")
 	tail.Flags().Uint64Var(&req.AfterSequence, "after", 0, "begin after this record (`N`)")
-	return group("audit", "Read the audit trail", tail)
+	return group("audit", "Read the audit trail", tail, a.subscribeCommand())
 }
 
 // group is a command that only holds others.

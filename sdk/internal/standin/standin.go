@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -310,6 +311,14 @@ func (s *Server) Crashes(_ context.Context, req *solov1.CrashesRequest) (*solov1
 		return &solov1.CrashesResponse{}, nil
 	}
 	return &solov1.CrashesResponse{Crashes: []*solov1.Crash{{Id: "c1", Time: timestamppb.New(Epoch()), Service: "acme/echo", Instance: "i1", Revision: 1, Kind: "trap", Message: "unreachable", Trace: "a.go:1\nb.go:2", Logs: []string{"last words"}, MemoryBytes: 1 << 30, MemoryLimitBytes: 2 << 30}}}, nil
+}
+
+// SubscribeAudit makes a consumer for whoever asks.
+func (s *Server) SubscribeAudit(_ context.Context, req *solov1.SubscribeAuditRequest) (*solov1.SubscribeAuditResponse, error) {
+	return &solov1.SubscribeAuditResponse{
+		Stream: "AUDIT", Consumer: "UPPP", Domain: "audit", Existed: req.GetAfterSequence() == 7, MaxBatch: 512, MaxWait: durationpb.New(30 * time.Second),
+		MaxUnacknowledged: 1024, MaxWaiting: 4, IdleTime: durationpb.New(24 * time.Hour),
+	}, nil
 }
 
 // Usage knows one row.
