@@ -39,7 +39,7 @@ type attack struct {
 func attacks() []attack {
 	var all []attack
 	for _, group := range [][]attack{
-		borders(), connects(), revocations(), grants(), gateways(), takenOver(), histories(),
+		borders(), connects(), revocations(), grants(), gateways(), takenOver(), trails(), histories(),
 	} {
 		all = append(all, group...)
 	}

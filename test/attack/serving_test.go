@@ -209,6 +209,28 @@ func runnerKey(ctx context.Context, s *scene) (bool, error) {
 	return observed, nil
 }
 
+// besideRegistry listens where the registry does, in its queue, with its key.
+func (s *scene) besideRegistry(ctx context.Context) (*world.Raw, *nats.Subscription, error) {
+	sys, group := subject.SysServing(subject.Registry), subject.Registry
+	ps, err := s.Named("solo-registry")
+	if err != nil || len(ps) != 1 {
+		return nil, nil, fmt.Errorf("registry: %v %w", ps, err)
+	}
+	r, err := s.with(ctx, ps[0].PID, func(r *world.Raw) (bool, error) { return listens(ctx, r, sys, group) })
+	if err != nil {
+		return nil, nil, err
+	}
+	came, err := r.QueueSubscribeSync(sys, group)
+	if err == nil {
+		err = r.FlushWithContext(ctx)
+	}
+	if err != nil {
+		r.Close()
+		return nil, nil, err
+	}
+	return r, came, nil
+}
+
 // laundering asks for answers at subjects that the attacker may not publish to; the runner's
 // answer would go there on its way back.
 func laundering(ctx context.Context, s *scene) (bool, error) {
@@ -217,23 +239,11 @@ func laundering(ctx context.Context, s *scene) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	sys, group := subject.SysServing(subject.Registry), subject.Registry
-	ps, err := s.Named("solo-registry")
-	if err != nil || len(ps) != 1 {
-		return false, fmt.Errorf("registry: %v %w", ps, err)
-	}
-	r, err := s.with(ctx, ps[0].PID, func(r *world.Raw) (bool, error) { return listens(ctx, r, sys, group) })
+	r, came, err := s.besideRegistry(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer r.Close()
-	came, err := r.QueueSubscribeSync(sys, group) // beside the registry itself
-	if err != nil {
-		return false, err
-	}
-	if err := r.FlushWithContext(ctx); err != nil {
-		return false, err
-	}
 	file := s.path()
 	for _, reply := range []string{
 		"shortcut", subject.Call(t.theirs, "mark", t.victim.id),

@@ -113,6 +113,7 @@ func TestTheTrailForOtherPrograms(t *testing.T) {
 		return strings.Fields(l[0])[1:], strings.Fields(l[1])[1:]
 	}
 	next, info := lines()
+	next[len(next)-1] = "2" // intent and outcome of the grant
 	out, code := use(t, nil, natscli, next...)
 	if code != 0 || !strings.Contains(out, `"event":"grant"`) || !strings.Contains(out, "Acknowledged message") {
 		t.Errorf("exit %d\n%s", code, out)
@@ -124,9 +125,15 @@ func TestTheTrailForOtherPrograms(t *testing.T) {
 	if line[len(line)-1] != "audit" {
 		t.Fatal(line)
 	}
+	line = append(line, "--timeout", "1s")
 	for _, args := range [][]string{
-		{"stream", "ls"}, {"stream", "get", "AUDIT", "1"}, {"stream", "purge", "AUDIT", "-f"}, {"consumer", "rm", "AUDIT", next[len(next)-3], "-f"},
-		{"consumer", "ls", "AUDIT"}, {"consumer", "add", "AUDIT", "spy", "--pull", "--defaults"}, {"consumer", "info", "AUDIT", "spy"},
+		{"stream", "ls"},
+		{"stream", "get", "AUDIT", "1"},
+		{"stream", "purge", "AUDIT", "-f"},
+		{"consumer", "rm", "AUDIT", next[len(next)-3], "-f"},
+		{"consumer", "ls", "AUDIT"},
+		{"consumer", "add", "AUDIT", "spy", "--pull", "--defaults"},
+		{"consumer", "info", "AUDIT", "spy"},
 	} {
 		if out, _ := use(t, nil, natscli, append(append([]string{}, line...), args...)...); !strings.Contains(strings.ToLower(out), "permissions violation") {
 			t.Errorf("nats %v was not refused:\n%s", args, out)
