@@ -88,7 +88,7 @@ func Run(ctx, hurry context.Context, c Config, out io.Writer) (err error) {
 	log = log.With("node", h.Node)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	k := &kernel{c: c, home: h, log: log, out: out, begin: begin, waiting: map[string]chan map[string]string{}, listen: map[string]string{}}
+	k := &kernel{c: c, home: h, log: log, out: out, begin: begin, waiting: map[string]chan map[string]string{}, listen: map[string]string{}, children: map[string]member{}}
 	k.grace.Store(int64(shutdownGrace))
 	k.ctx, k.stop = ctx, stop
 	if err := k.open(ctx); err != nil {
