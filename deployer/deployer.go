@@ -112,6 +112,7 @@ func Run(ctx context.Context, p *daemon.Process, c Config) error {
 		return err
 	}
 	defer d.node.Close()
+	p.SetEnd(d.node.End)
 	if err := d.control.Attach(begin, d.node); err != nil {
 		return err
 	}

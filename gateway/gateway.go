@@ -53,6 +53,16 @@ func Command() daemon.Command {
 			return Run(ctx, cfg, Options{
 				BusAddr: p.Boot.GetNatsAddr(), Log: p.Log, Metrics: p.Metrics,
 				Live: func(id string) bool { return p.Table.Live(id) == gate.Allowed },
+				Refused: func(id, place string, slowed bool) {
+					reason := p.Table.Live(id).String()
+					if slowed {
+						reason = "TOO_MANY"
+					}
+					if id == "" || reason == gate.Unknown.String() {
+						id = "-" // anybody can make keys that nobody knows: they are counted together
+					}
+					p.Audit.Count(id, "present", place, reason)
+				},
 				Ready: func(ctx context.Context, addr string) error {
 					return p.Ready(ctx, map[string]string{"grpc": addr})
 				},
@@ -66,7 +76,9 @@ type Options struct {
 	// BusAddr is host:port of the bus.
 	BusAddr string
 	// Live tells of a public key whether its capability lives, as far as this process knows.
-	Live    func(id string) bool
+	Live func(id string) bool
+	// Refused hears of handles refused by what this process knows alone; see holder.Options. May be nil.
+	Refused func(id, place string, slowed bool)
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 	// Ready is told the address once calls are answered.
@@ -89,7 +101,7 @@ func Run(ctx context.Context, cfg Config, o Options) error {
 	}
 	pool := holder.NewPool(holder.Options{
 		Addr: o.BusAddr, Max: cfg.Connections, Idle: cfg.Idle,
-		Rate: cfg.HolderRate, Concurrency: cfg.HolderConcurrency, RefusalRate: cfg.RefusalRate, Live: o.Live,
+		Rate: cfg.HolderRate, Concurrency: cfg.HolderConcurrency, RefusalRate: cfg.RefusalRate, Live: o.Live, Refused: o.Refused,
 	})
 	defer pool.Close()
 	l, err := listen.Listen(ctx, cfg.Listen, listen.Options{})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -104,6 +105,43 @@ func TestRefusedHandlesLookAlike(t *testing.T) {
 	}
 }
 
+// Handles that are refused cost about the same, whatever is wrong with them.
+func TestRefusedHandlesCostAlike(t *testing.T) {
+	w := start(t, gateway.Config{RefusalRate: 1e6})
+	revoked, expired, unknown := w.grant(t, "svc:acme/*=*"), w.GrantFrom(t, w.Root.ID, 1, "svc:acme/*=*"), bustest.NewHandle(t)
+	child := w.GrantFrom(t, revoked.ID, time.Hour, "svc:acme/*=status")
+	w.Revoke(t, revoked.ID)
+	conn, err := grpc.NewClient(w.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := solov1.NewSoloKernelClient(conn)
+	handles := []bustest.Handle{revoked, child, expired, unknown}
+	took := make([][]time.Duration, len(handles))
+	const rounds = 200
+	for range rounds {
+		for i, h := range handles {
+			ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+h.Seed)
+			begin := time.Now()
+			_, err := c.Status(ctx, &solov1.StatusRequest{Service: "acme/echo"})
+			took[i] = append(took[i], time.Since(begin))
+			if fault.From(err).Reason != fault.ReasonHandleRefused {
+				t.Fatal(err)
+			}
+		}
+	}
+	medians := make([]time.Duration, len(handles))
+	for i := range handles {
+		slices.Sort(took[i])
+		medians[i] = took[i][rounds/2]
+	}
+	t.Log(medians)
+	if slices.Max(medians) >= 3*slices.Min(medians) {
+		t.Errorf("the median costs of revoked, below revoked, expired and unknown are %v", medians)
+	}
+}
+
 // What is under way when a handle is revoked fails at once, calls and streams.
 func TestRevocationEndsWhatIsUnderWay(t *testing.T) {
 	w := start(t, gateway.Config{})
@@ -179,6 +217,22 @@ func TestGuessingIsSlow(t *testing.T) {
 	}
 	if !limited {
 		t.Error("guessing is not slowed down")
+	}
+	w.mu.Lock()
+	tried, slowed := 0, 0
+	for r, n := range w.refusals {
+		switch {
+		case r.place != "127.0.0.1" || r.slowed != (r.id == ""):
+			t.Errorf("told of %+v", r)
+		case r.slowed:
+			slowed += n
+		default:
+			tried += n
+		}
+	}
+	w.mu.Unlock()
+	if tried == 0 || slowed == 0 || tried+slowed != 5 {
+		t.Errorf("of 5 tries the gateway tells of %d refused and %d slowed down", tried, slowed)
 	}
 	if _, err := good.Status(t.Context(), "acme/echo"); err != nil {
 		t.Errorf("who is connected is held up: %v", err)

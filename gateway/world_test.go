@@ -41,9 +41,16 @@ type world struct {
 	held     map[string]bool
 	seen     map[string]rpc.Caller // mu; the last caller of component.op
 	deployed *solov1.DeployRequest // mu
+	refusals map[refusal]int       // mu; what was told of refused handles
 	begun    chan string           // an op that is held back has begun
 	// revoke answers in the place of capmgr; set before any call.
 	revoke func(holder, id string) (*solov1.RevokeCapabilityResponse, error)
+}
+
+// refusal is what the gateway tells of a handle that came to nothing.
+type refusal struct {
+	id, place string
+	slowed    bool
 }
 
 // logBuffer collects everything the gateway logs.
@@ -67,7 +74,7 @@ func (l *logBuffer) String() string {
 func start(t testing.TB, cfg gateway.Config) *world {
 	t.Helper()
 	w := &world{
-		World: bustest.Start(t), services: map[string]*solov1.Service{}, rules: map[string][]string{}, held: map[string]bool{},
+		World: bustest.Start(t), services: map[string]*solov1.Service{}, rules: map[string][]string{}, held: map[string]bool{}, refusals: map[refusal]int{},
 		seen: map[string]rpc.Caller{}, begun: make(chan string, 16), logs: &logBuffer{}, reg: prometheus.NewRegistry(),
 	}
 	w.component(t, subject.Registry, w.registry)
@@ -88,7 +95,12 @@ func (w *world) gateway(t testing.TB, cfg gateway.Config) {
 	}
 	go func() {
 		ended <- gateway.Run(ctx, cfg, gateway.Options{
-			Live:    func(id string) bool { return w.Fence.Table().Live(id) == gate.Allowed },
+			Live: func(id string) bool { return w.Fence.Table().Live(id) == gate.Allowed },
+			Refused: func(id, place string, slowed bool) {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.refusals[refusal{id, place, slowed}]++
+			},
 			BusAddr: w.Addr, Log: slog.New(slog.NewTextHandler(w.logs, nil)), Metrics: w.reg,
 			Ready: func(_ context.Context, addr string) error { ready <- addr; return nil },
 		})

@@ -61,10 +61,11 @@ type kernel struct {
 	auditing context.CancelFunc
 	wg       sync.WaitGroup
 
-	mu      sync.Mutex
-	waiting map[string]chan map[string]string // mu; by component id: who is awaited to be ready
-	listen  map[string]string                 // mu; addresses in use, kept across restarts of their component
-	opened  bool                              // mu; user space has been opened
+	mu       sync.Mutex
+	waiting  map[string]chan map[string]string // mu; by component id: who is awaited to be ready
+	listen   map[string]string                 // mu; addresses in use, kept across restarts of their component
+	children map[string]member                 // mu; by the id of the identity
+	opened   bool                              // mu; user space has been opened
 }
 
 // left is how long a shutdown may take.
@@ -74,7 +75,7 @@ func (k *kernel) left() time.Duration { return time.Duration(k.grace.Load()) }
 func (k *kernel) open(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
-	k.fence = fence.New(fence.Options{Log: k.log, Ready: k.onReady, Refused: k.onRefused})
+	k.fence = fence.New(fence.Options{Log: k.log, Ready: k.onReady, Refused: k.onRefused, Hung: k.onHung})
 	k.bus, err = embed.Start(embed.Options{
 		Addr: k.c.NATS, Socket: filepath.Join(k.home.Dir, "run", "bus.sock"), Name: k.home.Node, StoreDir: filepath.Join(k.home.Dir, "bus"),
 		Door: door.Options{Own: k.fence.Known, Serves: k.fence.Serves, Admit: k.admit(), Refused: k.onTurnedAway},
@@ -216,9 +217,12 @@ func (k *kernel) start(ctx context.Context, name string) (*child.Component, erro
 	listen := map[string]string{"grpc": k.c.GRPC, "http": k.c.HTTP, "metrics": k.c.Metrics}
 	maps.Copy(listen, k.listen)
 	k.mu.Unlock()
+	ended := false // k.mu
 	gone := func() {
 		k.mu.Lock()
 		delete(k.waiting, id)
+		delete(k.children, id)
+		ended = true
 		k.mu.Unlock()
 		k.fence.Dismiss(context.Background(), id)
 	}
@@ -251,8 +255,41 @@ func (k *kernel) start(ctx context.Context, name string) (*child.Component, erro
 		gone()
 		return nil, err
 	}
+	k.mu.Lock()
+	if !ended {
+		k.children[id] = member{name, c}
+	}
+	k.mu.Unlock()
 	k.log.Debug("component is ready", "child", name, "pid", c.PID())
 	return c, nil
+}
+
+// member is a component that is ready.
+type member struct {
+	name string
+	c    *child.Component
+}
+
+// onHung has a process killed that does not acknowledge changes: a component here, a helper by the
+// deployer, which knows it. It is started again as if it had died by itself.
+func (k *kernel) onHung(id string, _ fence.Identity) {
+	k.mu.Lock()
+	r, ours := k.children[id]
+	deployer := ""
+	for id, r := range k.children {
+		if r.name == subject.Deployer {
+			deployer = id
+		}
+	}
+	k.mu.Unlock()
+	switch {
+	case ours:
+		r.c.Kill()
+	case deployer != "":
+		if err := k.nc.Publish(subject.Control(subject.ControlEnd, deployer), []byte(id)); err != nil {
+			k.log.Warn("a helper that hangs could not be told of", "id", id, "error", err)
+		}
+	}
 }
 
 // environment is what components get: nothing secret, and enough to find the Go toolchain.

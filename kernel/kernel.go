@@ -73,6 +73,10 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func Run(ctx, hurry context.Context, c Config, out io.Writer) (err error) {
 	begin := time.Now()
 	log := daemon.NewLogger(out, c.LogLevel).With("component", subject.Kernel)
+	// Handles pass through these processes: no memory image of any is left. All inherit it.
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("memory images cannot be forbidden: %w", err)
+	}
 	h, err := home.Open(c.Home)
 	if err != nil {
 		return err
@@ -84,7 +88,7 @@ func Run(ctx, hurry context.Context, c Config, out io.Writer) (err error) {
 	log = log.With("node", h.Node)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	k := &kernel{c: c, home: h, log: log, out: out, begin: begin, waiting: map[string]chan map[string]string{}, listen: map[string]string{}}
+	k := &kernel{c: c, home: h, log: log, out: out, begin: begin, waiting: map[string]chan map[string]string{}, listen: map[string]string{}, children: map[string]member{}}
 	k.grace.Store(int64(shutdownGrace))
 	k.ctx, k.stop = ctx, stop
 	if err := k.open(ctx); err != nil {

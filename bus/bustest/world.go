@@ -46,6 +46,8 @@ type World struct {
 	// capability manager under test, which Boot gives the same id and chain key.
 	Root Handle
 	Log  *slog.Logger
+	// Hung gets the ids of gates that hang, as long as there is room.
+	Hung chan string
 
 	chain nkeys.KeyPair
 	seed  string // of chain
@@ -122,7 +124,8 @@ func StartDoor(t testing.TB, o door.Options) *World {
 		t.Fatal(err)
 	}
 	w.seed = seedOf(t, w.chain)
-	w.Fence = fence.New(fence.Options{Log: w.Log, Ready: w.onReady, Refused: w.onRefused})
+	w.Hung = make(chan string, 16)
+	w.Fence = fence.New(fence.Options{Log: w.Log, Ready: w.onReady, Refused: w.onRefused, Hung: w.onHung})
 	o.Own, o.Serves = w.Fence.Known, w.Fence.Serves
 	w.Server, err = embed.Start(embed.Options{
 		Addr: "127.0.0.1:0", Socket: filepath.Join(home, "bus.sock"), Door: o, Name: Node, StoreDir: filepath.Join(home, "bus"), Auth: w.Fence, Log: w.Log, Violation: w.onViolation,
@@ -165,6 +168,13 @@ func (w *World) onViolation(v embed.Violation) {
 	defer w.refusals.Unlock()
 	if len(w.refused) < maxViolations {
 		w.refused = append(w.refused, v)
+	}
+}
+
+func (w *World) onHung(id string, _ fence.Identity) {
+	select {
+	case w.Hung <- id:
+	default:
 	}
 }
 

@@ -60,6 +60,7 @@ type Process struct {
 	mu     sync.Mutex
 	ready  bool                        // mu
 	health func(context.Context) error // mu
+	end    func(helper string)         // mu
 }
 
 // Connect makes a process from its boot message. drain is called when the process should
@@ -159,6 +160,13 @@ func (p *Process) SetHealth(f func(context.Context) error) {
 	p.health = f
 }
 
+// SetEnd sets what ends a helper of this process that hangs, by the helper's id. It must not block.
+func (p *Process) SetEnd(f func(helper string)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.end = f
+}
+
 // Server makes a system call server for this component.
 func (p *Process) Server() (*rpc.Server, error) {
 	return rpc.NewServer(rpc.Options{Conn: p.Conn, Component: p.Boot.GetComponent(), Gate: p.Table, Log: p.Log, Denied: p.Audit.Denied})
@@ -217,6 +225,15 @@ func (p *Process) onControl(m *nats.Msg) {
 	case subject.ControlDrain:
 		p.draining.Store(true)
 		p.drain()
+		resp = &kernelv1.HealthResponse{Ok: true}
+	case subject.ControlEnd:
+		p.mu.Lock()
+		end := p.end
+		p.mu.Unlock()
+		if end == nil {
+			return
+		}
+		end(string(m.Data))
 		resp = &kernelv1.HealthResponse{Ok: true}
 	default:
 		return

@@ -70,7 +70,7 @@ func (l *logger) Errorf(format string, v ...any) {
 // Fatalf keeps why the server cannot go on.
 func (l *logger) Fatalf(format string, v ...any) {
 	l.mu.Lock()
-	l.last = fmt.Sprintf(format, v...)
+	l.last = withoutSeeds(fmt.Sprintf(format, v...))
 	l.mu.Unlock()
 	l.write(slog.LevelError, format, v)
 }
@@ -105,8 +105,15 @@ func (l *logger) write(level slog.Level, format string, v []any) {
 	if n > 0 {
 		attrs = append(attrs, slog.Int("lines_dropped", n))
 	}
-	l.log.LogAttrs(ctx, level, fmt.Sprintf(format, v...), attrs...)
+	l.log.LogAttrs(ctx, level, withoutSeeds(fmt.Sprintf(format, v...)), attrs...)
 }
+
+// seedPattern is how seeds of all kinds look.
+var seedPattern = regexp.MustCompile(`S[A-Z][A-Z2-7]{56}`)
+
+// withoutSeeds takes seeds out of a line. The server repeats what a client says of itself, and some
+// give a handle for their name.
+func withoutSeeds(line string) string { return seedPattern.ReplaceAllString(line, "S...") }
 
 // The client's own words (its name) come before the violation, so the last match is the
 // server's; the number of the connection comes first of all.

@@ -118,3 +118,14 @@ func TestAddressTaken(t *testing.T) {
 		t.Error("an account that is not there was found")
 	}
 }
+
+// A client that gives a handle for its name does not find it in the log.
+func TestSeedsAreTakenOut(t *testing.T) {
+	seed := "SU" + strings.Repeat("A7", 28)
+	var out bytes.Buffer
+	l := newLogger(slog.New(slog.NewJSONHandler(&out, nil)), nil)
+	l.Errorf("%v - %s", server.ErrAuthentication, `Nkey "`+seed+`"`)
+	if s := out.String(); strings.Contains(s, seed) || !strings.Contains(s, `Nkey \"S...\"`) {
+		t.Error(s)
+	}
+}

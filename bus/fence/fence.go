@@ -6,8 +6,8 @@
 // permissions follow from it alone, and the connection ends when the capability expires.
 //
 // When Apply returns, the fence and every gate of the node know the events: a gate that does
-// not answer within AckTime is cut off and its lease waited for. The live connections of
-// what died are closed.
+// not answer within AckTime is cut off, reported as hung, and the end of its process or of its lease waited
+// for, whichever comes first. The live connections of what died are closed.
 //
 // Lock order: an id's turn, then applying, then mu; mu is held while the server registers a connection and while
 // capabilities die, so a connection is either refused or known to the one who cuts. mu comes
@@ -57,6 +57,9 @@ type Options struct {
 	// Refused hears of keys that were not let in, and why; id is empty where no key was proven. It must
 	// not block. May be nil.
 	Refused func(id, reason string)
+	// Hung hears of a gate that did not acknowledge a change within AckTime and was cut off: its process is
+	// to be killed. Its answer is not waited for longer than that process lives. It must not block. May be nil.
+	Hung func(id string, who Identity)
 }
 
 // Fence is safe for concurrent use.

@@ -3,6 +3,7 @@ package fence
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -141,10 +142,11 @@ func (f *Fence) push(ctx context.Context, p *kernelv1.GatePush, seq uint64) (ack
 		b = nil // every gate then fails to acknowledge and is cut: closed, not open
 	}
 	var mu sync.Mutex
-	var until int64
+	var left []dropped
 	var wg sync.WaitGroup
 	for id, joined := range targets {
 		wg.Go(func() {
+			begin := time.Now()
 			err := f.pushOne(id, b, seq)
 			if err == nil {
 				mu.Lock()
@@ -155,24 +157,45 @@ func (f *Fence) push(ctx context.Context, p *kernelv1.GatePush, seq uint64) (ack
 			if !joined && errors.Is(err, nats.ErrNoResponders) {
 				return // it has connected and is no gate yet
 			}
-			if wait := f.drop(id, err); wait > 0 {
+			// An answer that comes much too late says that the whole machine was held up, and not this gate.
+			hung := joined && time.Since(begin) < 2*AckTime
+			if d := f.drop(id, hung, err); d.until > 0 {
 				mu.Lock()
 				defer mu.Unlock()
 				cut++
-				until = max(until, wait)
+				left = append(left, d)
 			}
 		})
 	}
 	wg.Wait()
-	if wait := until - gate.Boottime(); wait > 0 {
-		t := time.NewTimer(time.Duration(wait))
-		defer t.Stop()
+	await(ctx, left)
+	return acked, cut
+}
+
+// dropped is a gate that was cut off.
+type dropped struct {
+	p process
+	// until is the boot time until which it may act; 0 when its process has ended.
+	until int64
+}
+
+// await returns when none of those that were cut off can act any more: its process has ended, or its
+// lease. When ctx ends the fence itself is ending, and nobody is answered any more.
+func await(ctx context.Context, left []dropped) {
+	t := time.NewTicker(2 * time.Millisecond)
+	defer t.Stop()
+	for {
+		now := gate.Boottime()
+		left = slices.DeleteFunc(left, func(d dropped) bool { return d.until <= now || d.p.gone() })
+		if len(left) == 0 {
+			return
+		}
 		select {
 		case <-t.C:
-		case <-ctx.Done(): // the fence itself is ending, and nobody is answered any more
+		case <-ctx.Done():
+			return
 		}
 	}
-	return acked, cut
 }
 
 // targets are all gates: those that joined, and components that are connected, which may be
@@ -209,20 +232,22 @@ func (f *Fence) pushOne(id string, b []byte, seq uint64) error {
 	return nil
 }
 
-// drop cuts a gate off and returns the boot time until which it may still act, or 0 when its
-// process has ended and nothing of it can act.
-func (f *Fence) drop(id string, cause error) (until int64) {
+// drop cuts a gate off and returns until when it may still act. One that hangs is reported.
+func (f *Fence) drop(id string, hung bool, cause error) dropped {
 	f.mu.Lock()
 	p, who := f.joined[id], f.identities[id]
 	delete(f.joined, id)
 	f.mu.Unlock()
 	n := f.Cut(id)
-	until = f.lease.Load() // after the cut: no lease given later has reached it
+	until := f.lease.Load() // after the cut: no lease given later has reached it
 	if p.gone() {
-		return 0
+		return dropped{}
 	}
-	f.o.Log.Warn("a gate did not acknowledge a change and was cut off", "role", who.Role, "namespace", who.Namespace, "id", id, "connections", n, "error", cause)
-	return until
+	if hung && f.o.Hung != nil {
+		f.o.Hung(id, who)
+	}
+	f.o.Log.Warn("a gate did not acknowledge a change and was cut off", "role", who.Role, "namespace", who.Namespace, "id", id, "connections", n, "hung", hung, "error", cause)
+	return dropped{p, until}
 }
 
 // renew moves the lease forward and returns it. It waits for nobody: a lease that comes late stops

@@ -68,6 +68,37 @@ func TestSilentGateIsCutOff(t *testing.T) {
 	eventually(t, "the gate is disconnected", c.IsClosed)
 }
 
+// A gate that hangs is reported, and not waited for once its process is killed.
+func TestHungGateIsWaitedForUntilItIsKilled(t *testing.T) {
+	w := bustest.Start(t)
+	alice := w.Grant(t, "svc:alice/*=*")
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c, id := component(t, w, subject.Registry)
+	if _, err := c.SubscribeSync(subject.GatePush(id)); err != nil {
+		t.Fatal(err)
+	}
+	c.settle()
+	lease := join(t, c, id, cmd.Process.Pid)
+	killed := make(chan string)
+	go func() {
+		defer close(killed)
+		hung := <-w.Hung
+		_ = cmd.Process.Kill() // it runs
+		_ = cmd.Wait()         // killed
+		killed <- hung
+	}()
+	change := w.Revoke(t, alice.ID)
+	if now := gate.Boottime(); now > lease {
+		t.Error("the fence waited for the lease of a gate whose process was killed")
+	}
+	if hung := <-killed; hung != id || change.GatesCut != 1 {
+		t.Errorf("%s hangs, want %s; change %+v", hung, id, change)
+	}
+}
+
 // A gate whose process has ended can act no more, and nobody waits for it.
 func TestDeadGateIsNotWaitedFor(t *testing.T) {
 	w := bustest.Start(t)

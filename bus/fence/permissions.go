@@ -103,7 +103,7 @@ func component(role, id string) (*server.Permissions, error) {
 		answers()
 		sub = append(sub, subject.FenceServing, subject.ControlServing(id))
 		pub = append(pub, subject.GatePush("*"), subject.GateLease, subject.Control(subject.ControlHealth, "*"),
-			subject.Control(subject.ControlDrain, "*"), subject.AuditEvent(role, "*"))
+			subject.Control(subject.ControlDrain, "*"), subject.Control(subject.ControlEnd, "*"), subject.AuditEvent(role, "*"))
 		pub = append(pub, reads(stream.Caps)...)
 	case subject.Capmgr:
 		frame()

@@ -56,6 +56,7 @@ func TestRolesPublish(t *testing.T) {
 		{subject.GatePush(id), []string{subject.Kernel}},
 		{subject.GateLease, []string{subject.Kernel}},
 		{subject.Control(subject.ControlDrain, other), []string{subject.Kernel}},
+		{subject.Control(subject.ControlEnd, other), []string{subject.Kernel}},
 		{subject.Control(subject.ControlHealth, other), []string{subject.Kernel, subject.Resmon}},
 		{subject.Control(subject.ControlMetrics, other), []string{subject.Resmon}},
 		{subject.Samples("n"), []string{subject.Resmon}},

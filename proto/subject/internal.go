@@ -58,6 +58,8 @@ const (
 	ControlHealth  = "health"
 	ControlMetrics = "metrics"
 	ControlDrain   = "drain"
+	// ControlEnd tells the deployer that one of its helpers hangs, by the helper's id.
+	ControlEnd = "end"
 )
 
 // Control is ctl.<op>.<id>: from kernel or resmon to one component, by the component's id.

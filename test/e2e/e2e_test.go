@@ -76,7 +76,12 @@ func (l *lockedBuffer) tail(n int) string {
 // newWorld is a world that is not started; whatever runs of it ends with the test.
 func newWorld(t *testing.T, bin string, env ...string) *world.World {
 	t.Helper()
-	log := &lockedBuffer{}
+	return loggedWorld(t, bin, &lockedBuffer{}, env...)
+}
+
+// loggedWorld is newWorld for those who read the log.
+func loggedWorld(t *testing.T, bin string, log *lockedBuffer, env ...string) *world.World {
+	t.Helper()
 	w, err := world.New(world.Options{Bin: bin, Home: home(t), Log: log, Env: env})
 	if err != nil {
 		t.Fatal(err)

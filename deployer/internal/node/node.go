@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/solo-os/solo/proto/fault"
@@ -345,6 +346,28 @@ func (n *Node) over(r *Runner) (closing bool) {
 		delete(n.runners, r.namespace)
 	}
 	return n.closing
+}
+
+// End kills the helper with an id, which hangs and was cut off from the bus; another follows it as when it
+// dies by itself. It does not wait for that.
+func (n *Node) End(id string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var hung *process
+	for _, r := range n.runners {
+		if r.attached() && r.proc.rec.ID == id {
+			hung = r.proc
+		}
+	}
+	if n.keeper != nil && n.keeper.proc.rec.ID == id {
+		hung = n.keeper.proc
+	}
+	if hung == nil {
+		return // it has ended, or starts and is given up by who starts it
+	}
+	if err := hung.rec.signal(syscall.SIGKILL); err == nil {
+		n.o.Log.Warn("killed a helper that hangs", "kind", hung.rec.Kind, "namespace", hung.rec.Namespace, "pid", hung.rec.PID)
+	}
 }
 
 // HelperMemory is the resident size of the keeper and of runners that wait, in bytes.

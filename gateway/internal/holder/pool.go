@@ -57,6 +57,10 @@ type Options struct {
 	Live func(id string) bool
 	// RefusalRate is how many refused handles a second one peer may present.
 	RefusalRate float64
+	// Refused hears of handles that came to nothing without the bus being asked, which would know of
+	// them otherwise: of which key, from where, and slowed where too many came from there. The id is empty
+	// where the key was not looked at. It must not block. May be nil.
+	Refused func(id, place string, slowed bool)
 }
 
 // Pool of connections by handle.
@@ -118,13 +122,21 @@ func (p *Pool) Screen(seed, peer string) error {
 		return nil
 	}
 	if !p.peers.may(peer) {
+		p.refused("", peer, true)
 		return ErrTooManyRefusals
 	}
 	if id, err := conn.ID(seed); err != nil || !p.o.Live(id) {
 		p.peers.refused(peer)
+		p.refused(id, peer, false)
 		return ErrRefused
 	}
 	return nil
+}
+
+func (p *Pool) refused(id, peer string, slowed bool) {
+	if p.o.Refused != nil {
+		p.o.Refused(id, place(peer), slowed)
+	}
 }
 
 // Len is how many connections are kept.

@@ -125,6 +125,12 @@ func (c *Component) Stop(ctx context.Context) {
 	}
 }
 
+// Kill ends the component at once, without waiting for its end. It has a pidfd, so this cannot reach another.
+func (c *Component) Kill() {
+	c.o.Log.Error("a component hangs and is killed", "child", c.o.Boot.GetComponent(), "pid", c.PID())
+	_ = c.cmd.Process.Kill() // it may have ended by itself
+}
+
 func (c *Component) why() error {
 	if c.err == nil {
 		return errors.New("exit code 0")
