@@ -11,11 +11,14 @@ import (
 )
 
 const (
-	// grantsPerSecond and grantsAtOnce bound the grants of all that descend from one grant of the root:
-	// every gate of every node keeps each record in memory, and the chain keeps it for ever.
-	grantsPerSecond = 50
-	grantsAtOnce    = 1000
-	// paceSweep is how many families are counted before those with all their grants left are forgotten.
+	// bytesPerSecond and bytesAtOnce bound the records that all that descend from one grant of the root
+	// have made: every gate keeps each record in memory, and the chain keeps it for ever. A plain grant is
+	// about 300 bytes, the largest 33 KiB.
+	bytesPerSecond = 64 << 10
+	bytesAtOnce    = 8 << 20
+	// recordBytes is what a record takes beside its rules and label.
+	recordBytes = 256
+	// paceSweep is how many families are counted before those that have all of theirs left are forgotten.
 	paceSweep = 1024
 )
 
@@ -28,7 +31,7 @@ type pace struct {
 func newPace() *pace { return &pace{m: map[string]*rate.Limiter{}} }
 
 // take counts one grant of a holder, or says when to try again.
-func (p *pace) take(t *gate.Table, holder string) error {
+func (p *pace) take(t *gate.Table, holder string, want terms) error {
 	v, ok := t.Get(holder)
 	if ok && v.Record.GetParent() == "" {
 		return nil
@@ -39,20 +42,29 @@ func (p *pace) take(t *gate.Table, holder string) error {
 	if l == nil {
 		if len(p.m) >= paceSweep {
 			for k, l := range p.m {
-				if l.Tokens() >= grantsAtOnce {
+				if l.Tokens() >= bytesAtOnce {
 					delete(p.m, k)
 				}
 			}
 		}
-		l = rate.NewLimiter(grantsPerSecond, grantsAtOnce)
+		l = rate.NewLimiter(bytesPerSecond, bytesAtOnce)
 		p.m[family] = l
 	}
 	p.mu.Unlock()
-	r := l.ReserveN(time.Now(), 1)
+	r := l.ReserveN(time.Now(), want.size())
 	if wait := r.Delay(); wait > 0 {
 		r.Cancel()
-		return fault.New(codes.ResourceExhausted, fault.ReasonRateLimited, "%s and what descends from it grant faster than %d a second", family, grantsPerSecond).
+		return fault.New(codes.ResourceExhausted, fault.ReasonRateLimited, "%s and what descends from it grant more than %d KiB of rules a second", family, bytesPerSecond>>10).
 			Retry(wait).With("holder", holder).With("object", family)
 	}
 	return nil
+}
+
+// size is about how many bytes the record of a grant takes.
+func (t terms) size() int {
+	n := recordBytes + len(t.label)
+	for _, r := range t.rules.Strings() {
+		n += len(r)
+	}
+	return n
 }
