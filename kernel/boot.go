@@ -299,7 +299,8 @@ func environment(home string) []string {
 		name, _, _ := strings.Cut(e, "=")
 		switch name {
 		case "PATH", "HOME", "TMPDIR", "GOROOT", "GOCACHE", "GOMODCACHE", "GOCOVERDIR", "GOTRACEBACK", "GOMEMLIMIT", "TZ", "LANG",
-			"SOLO_GO", "SOLO_BUILD_CACHE", "SOLO_WARM_BUILDS", "SOLO_GRPC_PLAINTEXT", "SOLO_METRICS_PLAINTEXT":
+			"SOLO_GO", "SOLO_BUILD_CACHE", "SOLO_WARM_BUILDS", "SOLO_GRPC_PLAINTEXT", "SOLO_METRICS_PLAINTEXT",
+			"SOLO_GRPC_TLS_CERT", "SOLO_GRPC_TLS_KEY", "SOLO_GRPC_TLS_CLIENT_CA", "SOLO_GATEWAY_CONNECTIONS", "SOLO_GATEWAY_IDLE":
 			env = append(env, e)
 		case check.Variable:
 			if check.Switchable {

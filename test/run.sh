@@ -15,6 +15,9 @@ pkgs=$(go list work | grep -v -e '/solo/v1$' -e '/node/v1$' -e '/kernel/v1$' -e 
 echo "== unit and component tests, race detector on"
 CGO_ENABLED=1 go test -race -count=1 -timeout 12m -cover -covermode=atomic $packages -args -test.gocoverdir="$PWD/cover/unit" | grep -v -e 'no test files' -e 'coverage: 0.0%'
 
+echo "== floods, measured: alone on the machine and without the race detector"
+CGO_ENABLED=0 go test -count=1 -timeout 10m -v -run TestFloods ./bus/door | grep -E '^ *(---|FAIL|ok|panic)|limit o|flood_test'
+
 echo "== the whole system, as real processes"
 CGO_ENABLED=0 go build -trimpath -cover -covermode=atomic -coverpkg="$pkgs" -o cover/bin/ work
 SOLO_TEST_BIN="$PWD/cover/bin" GOCOVERDIR="$PWD/cover/e2e" go test -count=1 -timeout 12m ./test/e2e/... ./test/attack/...

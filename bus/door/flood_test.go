@@ -1,3 +1,8 @@
+//go:build !race
+
+// What a flood does is measured, and the race detector makes everything ten times slower but the
+// attacker: these run without it, on their own (see test/run.sh).
+
 package door_test
 
 import (

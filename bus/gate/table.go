@@ -300,7 +300,8 @@ func (t *Table) System(m subject.System) Decision {
 	if !e.holds {
 		return NotGranted
 	}
-	needs, open, ok := capability.Needs(m)
+	var few [2]capability.Need
+	needs, open, ok := capability.AppendNeeds(few[:0], m)
 	if open {
 		return Allowed
 	}

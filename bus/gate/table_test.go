@@ -325,7 +325,7 @@ func TestCheckDoesNotAllocate(t *testing.T) {
 	if n := testing.AllocsPerRun(1000, func() { i++; tab.Call(ids[i%len(ids)], xy, "get") }); n != 0 {
 		t.Errorf("Call allocates %v times", n)
 	}
-	if n := testing.AllocsPerRun(1000, func() { i++; m.ID = ids[i%len(ids)]; tab.System(m) }); n > 3 {
+	if n := testing.AllocsPerRun(1000, func() { i++; m.ID = ids[i%len(ids)]; tab.System(m) }); n != 0 {
 		t.Errorf("System allocates %v times", n)
 	}
 }

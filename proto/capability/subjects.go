@@ -96,7 +96,10 @@ type Need struct {
 // open is true when every live holder may ask; ok is false when there is no such call for
 // holders. For calls that need the verb anywhere, Object has Kind Service and empty tokens:
 // Satisfies then looks at every rule.
-func Needs(m subject.System) (needs []Need, open, ok bool) {
+func Needs(m subject.System) (needs []Need, open, ok bool) { return AppendNeeds(nil, m) }
+
+// AppendNeeds is Needs into a list of the caller's, which saves the gates an allocation.
+func AppendNeeds(needs []Need, m subject.System) (_ []Need, open, ok bool) {
 	for o := range subject.OpsOf(m.Component) {
 		credit := m.Stream && o.Stream && m.Op == subject.StreamCredit
 		if o.Stream != m.Stream || (o.Op != m.Op && !credit) {

@@ -43,6 +43,7 @@ func (b *Bench) Run(ctx context.Context, say func(string)) error {
 		{"calls", b.calls},
 		{"load", b.load},
 		{"capabilities", b.capabilities},
+		{"a crowd", b.crowd},
 		{"restarts", b.restarts},
 		{"memory", b.memory},
 	} {
@@ -231,7 +232,7 @@ func (b *Bench) calls(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.Report.Add("connect with a handle", connect, b.base.Connect, "bare NATS", "")
+	b.Report.Add("connect with a handle", connect, b.base.Connect, "bare NATS", "p50 <= 1 ms")
 	return nil
 }
 

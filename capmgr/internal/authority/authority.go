@@ -44,6 +44,7 @@ type Options struct {
 type Authority struct {
 	o       Options
 	metrics *metrics
+	pace    *pace
 }
 
 // New makes an Authority and registers its series.
@@ -55,7 +56,7 @@ func New(o Options) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Authority{o, m}, nil
+	return &Authority{o, m, newPace()}, nil
 }
 
 // Serve adds every operation to a server that has not been started.

@@ -70,8 +70,8 @@ func named(t *gate.Table, id string) string {
 	return id
 }
 
-// tooWide is the fault of a grant that a holder cannot make.
-func tooWide(t *gate.Table, holder string, missing capability.Rules) error {
+// tooWide is the fault of a grant that a holder cannot make; field is what asked for it.
+func tooWide(t *gate.Table, field, holder string, missing capability.Rules) error {
 	rules := missing.Strings()
 	f := fault.New(codes.PermissionDenied, fault.ReasonGrantTooWide, "").With("holder", holder).With("missing", strings.Join(rules, " "))
 	const shown = 5
@@ -85,7 +85,7 @@ func tooWide(t *gate.Table, holder string, missing capability.Rules) error {
 		if i < shown {
 			parts = append(parts, text)
 		}
-		f.AddField("rules", "%s", text)
+		f.AddField(field, "%s", text)
 	}
 	if len(rules) > shown {
 		parts = append(parts, fmt.Sprintf("and %d more", len(rules)-shown))
@@ -93,7 +93,7 @@ func tooWide(t *gate.Table, holder string, missing capability.Rules) error {
 	if all := grantors(t, holder, func(have capability.Rules) bool { return have.Includes(missing) }); len(all) > 0 {
 		f.With("grantors", strings.Join(all, " "))
 	}
-	f.Message = fmt.Sprintf("rules: capability %s does not hold %s", holder, strings.Join(parts, ", "))
+	f.Message = fmt.Sprintf("%s: capability %s does not hold %s", field, holder, strings.Join(parts, ", "))
 	return f.Next("grant less, or ask a holder above for what is missing")
 }
 

@@ -64,7 +64,7 @@ func endowable(t *gate.Table, holder string, rules capability.Rules) (gate.View,
 		v, _ = t.Get(v.Record.GetParent())
 	}
 	if missing := v.Rules.Missing(rules); len(missing) > 0 && check.On(check.Endowment) {
-		return v, tooWide(t, holder, missing)
+		return v, tooWide(t, "manifest.grants", holder, missing)
 	}
 	return v, nil
 }

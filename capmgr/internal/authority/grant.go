@@ -54,6 +54,9 @@ func (a *Authority) granted(ctx context.Context, c rpc.Caller, requestID string,
 	if _, err := attenuate(now.Budgets(), c.ID, first, time.Now()); err != nil {
 		return nil, err
 	}
+	if err := a.pace.take(a.o.Gate, c.ID, want); err != nil {
+		return nil, err
+	}
 	id, seed := want.key, ""
 	if id == "" {
 		var err error

@@ -100,7 +100,7 @@ func attenuate(b budget.Tree, parent string, want terms, now time.Time) (*kernel
 			With("max_depth", strconv.FormatUint(uint64(have-1), 10)).AddField("depth", "at most %d", have-1)
 	}
 	if missing := v.Rules.Missing(want.rules); len(missing) > 0 && check.On(check.Subset) {
-		return nil, tooWide(t, parent, missing)
+		return nil, tooWide(t, "rules", parent, missing)
 	}
 	expires, err := expiry(v, want.ttl, b.Lifetime(parent), now)
 	if err != nil {

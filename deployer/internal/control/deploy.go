@@ -229,7 +229,7 @@ func (c *Controller) endow(ctx context.Context, s subject.Service, holder string
 	err := patient(ctx, func() error { return c.o.Peer.Call(ctx, subject.Capmgr, "endow", s, req, &resp) })
 	if f, ok := errors.AsType[*fault.Error](err); ok {
 		switch {
-		case f.Reason == fault.ReasonGrantTooWide || f.Reason == fault.ReasonNotGranted:
+		case f.Reason == fault.ReasonNotGranted:
 			f.AddField("manifest.grants", "%s", f.Message)
 		case f.Reason == fault.ReasonBudget && f.Metadata["budget"] == "memory_bytes":
 			f.AddField("manifest.limits.memory", "%s", f.Message)

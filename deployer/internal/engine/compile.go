@@ -74,7 +74,11 @@ func (c Child) Compile(ctx context.Context, path string) (*Verdict, error) {
 		"-memory", fmt.Sprint(c.MemoryBytes), "-seconds", fmt.Sprint(int(c.Timeout/time.Second)+1), path)
 	cmd.Env = append([]string{}, c.Env...)
 	stdout, stderr := &instance.Reply{Max: 1 << 20}, &logline.Tail{}
-	words := logline.NewWriter(stderr.Add)
+	starved := false // looked for in every line: the report of a crash is longer than the tail that is kept
+	words := logline.NewWriter(func(l string) {
+		starved = starved || starvation(l)
+		stderr.Add(l)
+	})
 	cmd.Stdout, cmd.Stderr = stdout, words
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
@@ -90,18 +94,24 @@ func (c Child) Compile(ctx context.Context, path string) (*Verdict, error) {
 		}
 		return v, nil
 	}
-	text := stderr.String()
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case limited.Err() != nil, killedByCPU(err):
 		return nil, limitFault("compiling the module took longer than %s", c.Timeout)
-	case strings.Contains(text, "out of memory"), strings.Contains(text, "allocate"):
+	case starved:
 		return nil, limitFault("compiling the module took more than %d MiB of memory", c.MemoryBytes>>20)
 	case err != nil:
-		return nil, fault.Internal(fmt.Errorf("compiler: %w: %s", err, text), "the compiler did not survive the module")
+		return nil, fault.Internal(fmt.Errorf("compiler: %w: %s", err, stderr), "the compiler did not survive the module")
 	}
-	return nil, fault.Internal(errors.New(text), "the compiler gave no answer")
+	return nil, fault.Internal(errors.New(stderr.String()), "the compiler gave no answer")
+}
+
+// starvation tells whether a line of a crash report says that memory could not be had. Where the Go
+// runtime is refused memory for itself it may also fault, outside of all Go code; a fault in Go code, a
+// defect of the compiler, reads otherwise.
+func starvation(line string) bool {
+	return strings.Contains(line, "out of memory") || strings.Contains(line, "allocate") || strings.HasPrefix(line, "SIGSEGV: segmentation violation")
 }
 
 func killedByCPU(err error) bool {

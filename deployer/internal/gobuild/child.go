@@ -61,6 +61,9 @@ func (b *Builder) run(ctx context.Context, l limits, dir string, env []string, a
 	}
 	err = cmd.Wait()
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // whatever it left behind
+	if limited.Err() != nil {
+		ended(cmd.Process.Pid)
+	}
 	switch {
 	case ctx.Err() != nil:
 		return "", stopping(ctx.Err())
@@ -69,6 +72,17 @@ func (b *Builder) run(ctx context.Context, l limits, dir string, env []string, a
 			AddField("code.files", "too large or too slow to compile")
 	}
 	return out.String(), err
+}
+
+// lastMoment is how long processes that were killed may take to be gone; where nobody reaps them, their
+// group stays though they do nothing any more.
+const lastMoment = 200 * time.Millisecond
+
+// ended waits until nothing of a group that was killed in the middle of its work is left to write.
+func ended(group int) {
+	for end := time.Now().Add(lastMoment); syscall.Kill(-group, 0) == nil && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // noNetwork puts a child into a network namespace with nothing in it.

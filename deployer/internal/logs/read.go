@@ -44,18 +44,20 @@ func Read(ctx context.Context, js jetstream.JetStream, q Query, send func(*solov
 		return unavailable(err)
 	}
 	n := uint64(q.Tail)
-	start, pending, err := tail(ctx, s, filter, n)
+	start, err := tail(ctx, s, filter, n)
 	if err != nil {
 		return err
-	}
-	if pending == 0 && !q.Follow {
-		return nil
 	}
 	c, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{filter}, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: start, InactiveThreshold: time.Minute,
 	})
 	if err != nil {
 		return unavailable(err)
+	}
+	// What matches at this moment is what there is to read; all but the last n of it are passed over.
+	there := c.CachedInfo().NumPending
+	if there == 0 && !q.Follow {
+		return nil
 	}
 	it, err := c.Messages()
 	if err != nil {
@@ -65,7 +67,7 @@ func Read(ctx context.Context, js jetstream.JetStream, q Query, send func(*solov
 	// The iterator waits without a context, so the end of ctx stops it.
 	unhook := context.AfterFunc(ctx, it.Stop)
 	defer unhook()
-	for begun := false; ; {
+	for seen := uint64(0); ; {
 		m, err := it.Next()
 		switch {
 		case ctx.Err() != nil:
@@ -79,8 +81,7 @@ func Read(ctx context.Context, js jetstream.JetStream, q Query, send func(*solov
 		if err != nil {
 			return unavailable(err)
 		}
-		// The search began early enough; the first line is the one with fewer than n behind it.
-		if begun = begun || meta.NumPending < n; !begun {
+		if seen++; seen+n <= there {
 			continue
 		}
 		r := &solov1.LogRecord{}
@@ -90,24 +91,26 @@ func Read(ctx context.Context, js jetstream.JetStream, q Query, send func(*solov
 				return err
 			}
 		}
-		if meta.NumPending == 0 && !q.Follow {
+		// With what was dropped meanwhile, fewer may come than were there.
+		if !q.Follow && (seen >= there || meta.NumPending == 0) {
 			return nil
 		}
 	}
 }
 
 // tail finds a sequence from which at least n lines match, and not many more, or the first if there
-// are fewer, and how many matched from there. It asks the server to count, so its cost does not grow
-// with the log. Lines may come while it looks: a count is a lower bound from then on.
-func tail(ctx context.Context, s jetstream.Stream, filter string, n uint64) (start, pending uint64, err error) {
+// are fewer. It asks the server to count, so its cost does not grow with the log. Lines may come while
+// it looks: a count is a lower bound from then on.
+func tail(ctx context.Context, s jetstream.Stream, filter string, n uint64) (start uint64, err error) {
 	info, err := s.Info(ctx)
 	if err != nil {
-		return 0, 0, unavailable(err)
+		return 0, unavailable(err)
 	}
 	first, end := max(info.State.FirstSeq, 1), info.State.LastSeq+1
 	low := first
-	if pending, err = count(ctx, s, filter, low); err != nil || pending <= n {
-		return low, pending, err
+	match, err := count(ctx, s, filter, low)
+	if err != nil || match <= n {
+		return low, err
 	}
 	// From low n or more match; from high fewer did when they were counted.
 	high := end
@@ -115,27 +118,27 @@ func tail(ctx context.Context, s jetstream.Stream, filter string, n uint64) (sta
 		at := end - step
 		got, err := count(ctx, s, filter, at)
 		if err != nil {
-			return 0, 0, err
+			return 0, err
 		}
 		if got >= n {
-			low, pending = at, got
+			low, match = at, got
 			break
 		}
 		high = at
 	}
-	for high-low > 1 && pending > 2*n {
+	for high-low > 1 && match > 2*n {
 		mid := low + (high-low)/2
 		got, err := count(ctx, s, filter, mid)
 		if err != nil {
-			return 0, 0, err
+			return 0, err
 		}
 		if got >= n {
-			low, pending = mid, got
+			low, match = mid, got
 		} else {
 			high = mid
 		}
 	}
-	return low, pending, nil
+	return low, nil
 }
 
 // count asks how many lines match from a sequence on.

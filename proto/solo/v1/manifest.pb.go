@@ -387,7 +387,7 @@ type Manifest struct {
 	State   *StatePolicy   `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`
 	Restart *RestartPolicy `protobuf:"bytes,9,opt,name=restart,proto3" json:"restart,omitempty"`
 	Update  *UpdatePolicy  `protobuf:"bytes,10,opt,name=update,proto3" json:"update,omitempty"`
-	// Environment variables of the guest or process; names matching [A-Z_][A-Z0-9_]*, none beginning with SOLO_.
+	// Environment variables of the guest or process; names matching [A-Za-z_][A-Za-z0-9_]*, none beginning with SOLO_.
 	Env map[string]string `protobuf:"bytes,11,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Arguments of a native executable or a WASI command, after the program name.
 	Args          []string `protobuf:"bytes,12,rep,name=args,proto3" json:"args,omitempty"`
