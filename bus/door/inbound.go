@@ -211,7 +211,11 @@ func (i *inbound) call(h *holder, f *Frame) (a answer, refused bool) {
 		d.refused(i.b, RefusedCalls)
 		return d.full, true
 	}
-	i.b.inbox.call(f.Reply, time.Now().Add(d.l.CallTime))
+	if isPull(f.Subject) {
+		i.b.inbox.pull(f.Reply, time.Now().Add(PullTime))
+	} else {
+		i.b.inbox.call(f.Reply, time.Now().Add(d.l.CallTime))
+	}
 	return a, false
 }
 

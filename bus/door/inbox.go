@@ -20,6 +20,7 @@ type inbox struct {
 	mu    sync.Mutex
 	subs  map[string]*listening // mu; by SID
 	calls map[string]*waiting   // mu; by reply subject
+	pulls pulls                 // mu
 }
 
 // listening is a subscription to an inbox.
@@ -35,7 +36,7 @@ type waiting struct {
 }
 
 func newInbox() *inbox {
-	return &inbox{subs: map[string]*listening{}, calls: map[string]*waiting{}}
+	return &inbox{subs: map[string]*listening{}, calls: map[string]*waiting{}, pulls: pulls{}}
 }
 
 // subscribe remembers a subscription to an inbox. A number in use keeps its first meaning, as
@@ -71,11 +72,17 @@ func (i *inbox) unsubscribe(sid []byte, max int) (released int) {
 func (i *inbox) end(sid string, l *listening) (released int) {
 	delete(i.subs, sid)
 	if !strings.ContainsAny(l.subject, "*>") {
+		released = i.pulls.end(l.subject)
 		if w := i.calls[l.subject]; w != nil {
 			delete(i.calls, l.subject)
-			return w.n
+			released += w.n
 		}
-		return 0
+		return released
+	}
+	for reply := range i.pulls {
+		if matches(l.subject, reply) {
+			released += i.pulls.end(reply)
+		}
 	}
 	for reply, w := range i.calls {
 		if matches(l.subject, reply) {
@@ -117,6 +124,13 @@ func (i *inbox) call(reply []byte, until time.Time) {
 	w.until = until
 }
 
+// pull notes a request to a consumer, whose way back is kept until then.
+func (i *inbox) pull(reply []byte, until time.Time) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.pulls.add(string(reply), until)
+}
+
 // listener is the number of a subscription that hears the reply subject.
 func (i *inbox) listener(reply string) (sid string, ok bool) {
 	i.mu.Lock()
@@ -133,6 +147,7 @@ func (i *inbox) listener(reply string) (sid string, ok bool) {
 func (i *inbox) expire(now time.Time) (released int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	released = i.pulls.expire(now)
 	for reply, w := range i.calls {
 		if now.After(w.until) {
 			delete(i.calls, reply)
@@ -150,6 +165,7 @@ func (i *inbox) clear() (released int) {
 		released += w.n
 	}
 	clear(i.calls)
+	released += i.pulls.clear()
 	return released
 }
 

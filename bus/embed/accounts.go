@@ -6,6 +6,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/solo-os/solo/bus/check"
+	"github.com/solo-os/solo/bus/door"
 	"github.com/solo-os/solo/proto/subject"
 )
 
@@ -32,12 +33,12 @@ const (
 )
 
 // TrailTime is the same for requests to a consumer of the audit trail, counted from the last
-// answer: longer than a request may wait there (TrailWait). Each leaves an entry behind for as
-// long, whatever became of it.
-const TrailTime = TrailWait + 30*time.Second
+// answer. Each leaves its way back behind for as long, unless nobody listens there any more: so
+// it is short, and the door counts them.
+const TrailTime = door.PullTime
 
 // TrailWait is the longest time that a request to a consumer of the audit trail may wait.
-const TrailWait = 30 * time.Second
+const TrailWait = TrailTime / 2
 
 // accounts is the static configuration of the accounts. Every import is a wildcard and keeps its
 // subject: a literal or renamed one lets a reply be laundered through it. The exception are the

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -121,7 +122,7 @@ func TestTheTrailForOtherPrograms(t *testing.T) {
 	if out, code := use(t, nil, natscli, info...); code != 0 || !strings.Contains(out, "Outstanding Acks: 0 out of maximum 1,024") {
 		t.Errorf("info: exit %d\n%s", code, out)
 	}
-	line := next[:len(next)-6]
+	line := slices.Clone(next[:len(next)-6])
 	if line[len(line)-1] != "audit" {
 		t.Fatal(line)
 	}
@@ -135,7 +136,7 @@ func TestTheTrailForOtherPrograms(t *testing.T) {
 		{"consumer", "add", "AUDIT", "spy", "--pull", "--defaults"},
 		{"consumer", "info", "AUDIT", "spy"},
 	} {
-		if out, _ := use(t, nil, natscli, append(append([]string{}, line...), args...)...); !strings.Contains(strings.ToLower(out), "permissions violation") {
+		if out, _ := use(t, nil, natscli, slices.Concat(line, args)...); !strings.Contains(strings.ToLower(out), "permissions violation") {
 			t.Errorf("nats %v was not refused:\n%s", args, out)
 		}
 	}
