@@ -42,7 +42,7 @@ func Command() daemon.Command {
 func Run(ctx context.Context, p *daemon.Process) error {
 	l, err := ledger.Open(ctx, ledger.Options{
 		JS: p.JS, ChainSeed: p.Boot.GetChainSeed(), RootID: p.Boot.GetRootId(), Log: p.Log,
-		HeadPath: filepath.Join(p.Boot.GetHome(), HeadFile), FenceSequence: p.Table.Sequence(),
+		HeadPath: filepath.Join(p.Boot.GetHome(), HeadFile), FenceSequence: p.Table.Sequence(), Lead: p.Table.Lead(),
 		Fence: func(ctx context.Context, r *kernelv1.FenceApplyRequest) (*kernelv1.FenceApplyResponse, error) {
 			resp := &kernelv1.FenceApplyResponse{}
 			return resp, p.Fence(ctx, subject.FenceApply, r, resp)

@@ -84,6 +84,10 @@ func (k *kernel) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := k.recallClock(); err != nil {
+		k.bus.Stop()
+		return err
+	}
 	k.fence.Attach(k.bus)
 	k.metrics = newMetrics(k.bus, k.fence)
 	defer func() {
@@ -112,6 +116,7 @@ func (k *kernel) open(ctx context.Context) (err error) {
 	auditing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	k.auditing = stop
 	k.wg.Go(func() { k.audit.Run(auditing) })
+	k.wg.Go(func() { k.noteClock(auditing) })
 	if _, err := k.nc.Subscribe(subject.ControlServing(k.id), k.onControl); err != nil {
 		return err
 	}

@@ -255,7 +255,7 @@ func (f *Fence) compiled(id string) (user, string) {
 		}
 		u.kind = serviceKey
 		if check.On(check.Expiry) {
-			u.ConnectionDeadline = v.Expires
+			u.ConnectionDeadline = f.ends(v.Expires)
 		}
 		if v.Record.GetKind() == kernelv1.CapKind_CAP_KIND_HOLDER {
 			u.kind = holderKey
@@ -271,6 +271,14 @@ func (f *Fence) compiled(id string) (user, string) {
 		return user{}, "INTERNAL"
 	}
 	return u, ""
+}
+
+// ends is when the server is to end a connection by its own clock, which may have been set back.
+func (f *Fence) ends(expires time.Time) time.Time {
+	if expires.IsZero() {
+		return expires
+	}
+	return time.Now().Add(expires.Sub(f.table.Now()))
 }
 
 var errNoKey = errors.New("this kind of capability has no key")

@@ -256,5 +256,5 @@ func (f *Fence) renew() *kernelv1.GateLease {
 	until := gate.Boottime() + int64(LeaseTime)
 	f.lease.Store(until)
 	f.table.SetLease(until)
-	return &kernelv1.GateLease{Sequence: f.table.Sequence(), DeadlineBoottimeNs: until}
+	return &kernelv1.GateLease{Sequence: f.table.Sequence(), DeadlineBoottimeNs: until, ClockLeadNs: f.table.Lead()}
 }

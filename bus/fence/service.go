@@ -144,7 +144,7 @@ func (f *Fence) join(id string, req *kernelv1.FenceJoinRequest) *kernelv1.FenceJ
 	f.joined[id] = p
 	return &kernelv1.FenceJoinResponse{
 		Sequence: f.table.Sequence(), Components: f.tellComponents().GetComponents(),
-		Lease: &kernelv1.GateLease{Sequence: f.table.Sequence(), DeadlineBoottimeNs: f.lease.Load()},
+		Lease: &kernelv1.GateLease{Sequence: f.table.Sequence(), DeadlineBoottimeNs: f.lease.Load(), ClockLeadNs: f.table.Lead()},
 	}
 }
 

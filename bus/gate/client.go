@@ -115,6 +115,7 @@ func (c *Client) join(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.table.SetComponents(r.GetComponents())
+	c.table.Advance(r.GetLease().GetClockLeadNs())
 	if r.GetSequence() < c.table.Sequence() {
 		c.table.Reset() // another store than before: nothing of the old one counts
 	}
@@ -179,6 +180,7 @@ func (c *Client) onLease(m *nats.Msg) {
 	if err := proto.Unmarshal(m.Data, &l); err != nil {
 		return
 	}
+	c.table.Advance(l.GetClockLeadNs())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.table.Sequence() < l.GetSequence() {

@@ -51,6 +51,7 @@ func (d Decision) String() string {
 // Table is safe for concurrent use.
 type Table struct {
 	lease atomic.Int64 // boot time until which this process may act
+	clock clock
 
 	mu         sync.RWMutex
 	entries    map[string]*Entry // mu
@@ -70,8 +71,8 @@ type Entry struct {
 	holds    bool     // its key may ask for things
 	dead     bool
 	revoked  time.Time // when it was revoked itself; zero if it only died with an ancestor
+	clock    *clock    // the table's
 	wall     int64     // Unix nanoseconds of expiry; 0 is never
-	mono     int64     // boot time of expiry; 0 is never
 }
 
 // NewTable returns an empty table: it knows nobody and has no lease.
@@ -118,7 +119,8 @@ func (t *Table) Component(id string) string {
 // Apply takes events in order and returns the ids that died with them. Events already applied
 // are passed over; a gap is ErrGap and leaves the table at the last event that fits.
 func (t *Table) Apply(events []*kernelv1.CapEvent) (died []string, err error) {
-	now, boot := time.Now().UnixNano(), Boottime()
+	boot := Boottime()
+	t.clock.advance(time.Now().UnixNano() - boot)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, ev := range events {
@@ -130,7 +132,7 @@ func (t *Table) Apply(events []*kernelv1.CapEvent) (died []string, err error) {
 		}
 		switch c := ev.Change.(type) {
 		case *kernelv1.CapEvent_Granted:
-			if died, err = t.grant(c.Granted, now, boot, died); err != nil {
+			if died, err = t.grant(c.Granted, died); err != nil {
 				return died, err
 			}
 		case *kernelv1.CapEvent_Revoked:
@@ -144,12 +146,15 @@ func (t *Table) Apply(events []*kernelv1.CapEvent) (died []string, err error) {
 		default:
 			return died, fmt.Errorf("gate: event %d is of a kind unknown to this version", ev.Sequence)
 		}
+		if at := ev.GetTime(); at != nil {
+			t.clock.advance(at.AsTime().UnixNano() - boot) // it has been that late already
+		}
 		t.seq = ev.Sequence
 	}
 	return died, nil
 }
 
-func (t *Table) grant(r *kernelv1.CapRecord, now, boot int64, died []string) ([]string, error) {
+func (t *Table) grant(r *kernelv1.CapRecord, died []string) ([]string, error) {
 	rules, err := capability.ParseRules(r.GetRules())
 	if err != nil {
 		return died, fmt.Errorf("gate: capability %s: %w", r.GetId(), err)
@@ -157,10 +162,9 @@ func (t *Table) grant(r *kernelv1.CapRecord, now, boot int64, died []string) ([]
 	if t.entries[r.GetId()] != nil && check.On(check.FreshID) {
 		return died, fmt.Errorf("gate: capability %s was granted before: an id is given once", r.GetId())
 	}
-	e := &Entry{Record: r, Rules: rules}
+	e := &Entry{Record: r, Rules: rules, clock: &t.clock}
 	if x := r.GetExpiresAt(); x != nil {
 		e.wall = x.AsTime().UnixNano()
-		e.mono = boot + (e.wall - now)
 	}
 	if p := r.GetParent(); p != "" {
 		parent := t.entries[p]
@@ -179,9 +183,6 @@ func (t *Table) grant(r *kernelv1.CapRecord, now, boot int64, died []string) ([]
 		e.Parent, e.dead = parent, parent.dead
 		if parent.wall != 0 && (e.wall == 0 || parent.wall < e.wall) {
 			e.wall = parent.wall
-		}
-		if parent.mono != 0 && (e.mono == 0 || parent.mono < e.mono) {
-			e.mono = parent.mono
 		}
 		parent.children = append(parent.children, e)
 		e.pool = parent.pool
@@ -239,14 +240,14 @@ func (e *Entry) stateAt(now, boot int64) Decision {
 		return Unknown
 	case e.dead:
 		return Revoked
-	case e.wall != 0 && (now >= e.wall || boot >= e.mono && check.On(check.BootClock)) && check.On(check.Expiry):
+	case e.wall != 0 && (now >= e.wall || e.clock.at(boot) >= e.wall && check.On(check.BootClock)) && check.On(check.Expiry):
 		return Expired
 	}
 	return Allowed
 }
 
-// Live tells whether an id is neither revoked nor expired, by the earlier of wall and boot
-// clock, nor any of its ancestors. It does not ask for a lease.
+// Live tells whether an id is neither revoked nor expired, by the earlier of the wall clock
+// and Now, nor any of its ancestors. It does not ask for a lease.
 func (t *Table) Live(id string) Decision {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -496,18 +497,4 @@ func (t *Table) Descends(id, ancestor string) bool {
 		}
 	}
 	return false
-}
-
-// ExpiredSince lists the ids whose expiry lies after a boot time and is past now, for closing
-// their connections.
-func (t *Table) ExpiredSince(boot int64) (ids []string) {
-	now := Boottime()
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	for id, e := range t.entries {
-		if e.wall != 0 && !e.dead && e.mono > boot && (e.mono <= now || time.Now().UnixNano() >= e.wall) {
-			ids = append(ids, id)
-		}
-	}
-	return ids
 }

@@ -44,6 +44,9 @@ func TestAGateThatHangsIsReplaced(t *testing.T) {
 			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 				t.Fatal(err)
 			}
+			if err := world.Until(ctx, "every thread has stopped", func() (bool, error) { return stopped(pid) }); err != nil {
+				t.Fatal(err)
+			}
 			if name == "solo-runner" { // what it has in hand when it is gone
 				for range 20 {
 					if err := mallory.PublishRequest(subject.Call(counter(), "add", mallory.ID), mallory.NewInbox(), nil); err != nil {
@@ -113,6 +116,25 @@ func find(w *world.World, name string) int {
 		return 0
 	}
 	return ps[0].PID
+}
+
+// stopped tells whether all threads of a process stand still: the signal takes effect one by one.
+func stopped(pid int) (bool, error) {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(threads) == 0 {
+		return false, fmt.Errorf("process %d has no threads: %w", pid, err)
+	}
+	for _, f := range threads {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return false, nil // it has ended: look again
+		}
+		_, state, _ := strings.Cut(string(b), ") ")
+		if !strings.HasPrefix(state, "T") {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 func process(t *testing.T, w *world.World, name string) int {

@@ -2,7 +2,6 @@ package authority
 
 import (
 	"context"
-	"time"
 
 	"github.com/solo-os/solo/bus/gate"
 	"github.com/solo-os/solo/bus/rpc"
@@ -59,7 +58,7 @@ func (a *Authority) binding(s *ledger.State, req *kernelv1.BindRequest) ([]*kern
 		}
 		return nil, stale(req, now.Epoch)
 	}
-	at := time.Now()
+	at := s.Table.Now()
 	bound := func(id, parent string) (*kernelv1.CapEvent, error) {
 		if _, taken := s.Table.Get(id); taken || a.o.Gate.Component(id) != "" {
 			return nil, exists(id)

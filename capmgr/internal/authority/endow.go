@@ -3,7 +3,6 @@ package authority
 import (
 	"context"
 	"slices"
-	"time"
 
 	"github.com/solo-os/solo/bus/check"
 	"github.com/solo-os/solo/bus/gate"
@@ -72,7 +71,7 @@ func endowable(t *gate.Table, holder string, rules capability.Rules) (gate.View,
 // endowment decides which records to make and which to revoke, and fills in the answer.
 func (a *Authority) endowment(s *ledger.State, charge budget.Charge, parent gate.View, rules capability.Rules, out *kernelv1.EndowResponse) ([]*kernelv1.CapEvent, error) {
 	service := charge.Service
-	now, sv := time.Now(), s.Service(service)
+	now, sv := s.Table.Now(), s.Service(service)
 	var events []*kernelv1.CapEvent
 	if s.Charge(service) != charge {
 		events = append(events, ledger.Charged(charge, now))
@@ -131,10 +130,10 @@ func (a *Authority) disendow(ctx context.Context, _ rpc.Caller, req *kernelv1.Di
 	}
 	_, err := a.o.Ledger.Do(ctx, func(s *ledger.State) (events []*kernelv1.CapEvent, _ error) {
 		for _, id := range s.Records(req.GetService()) {
-			events = append(events, ledger.Revoked(id, subject.Deployer, time.Now()))
+			events = append(events, ledger.Revoked(id, subject.Deployer, s.Table.Now()))
 		}
 		if s.Charge(req.GetService()).Holder != "" {
-			events = append(events, ledger.Charged(budget.Charge{Service: req.GetService()}, time.Now()))
+			events = append(events, ledger.Charged(budget.Charge{Service: req.GetService()}, s.Table.Now()))
 		}
 		return events, nil
 	})

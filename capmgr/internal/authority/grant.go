@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/nats-io/nkeys"
 	"github.com/solo-os/solo/bus/auditlog"
@@ -51,7 +50,7 @@ func (a *Authority) granted(ctx context.Context, c rpc.Caller, requestID string,
 	if _, taken := now.Table.Get(want.key); taken {
 		first = want.unbudgeted()
 	}
-	if _, err := attenuate(now.Budgets(), c.ID, first, time.Now()); err != nil {
+	if _, err := attenuate(now.Budgets(), c.ID, first, now.Table.Now()); err != nil {
 		return nil, err
 	}
 	if err := a.pace.take(a.o.Gate, c.ID, want); err != nil {
@@ -72,7 +71,7 @@ func (a *Authority) granted(ctx context.Context, c rpc.Caller, requestID string,
 		return nil, err
 	}
 	_, err = a.o.Ledger.Do(ctx, func(s *ledger.State) ([]*kernelv1.CapEvent, error) {
-		now := time.Now()
+		now := s.Table.Now()
 		if old, taken := s.Table.Get(id); taken && check.On(check.FreshID) {
 			// Asked without what it holds itself: an earlier try may have taken all there was.
 			rec, err := attenuate(s.Budgets(), c.ID, want.unbudgeted(), now)

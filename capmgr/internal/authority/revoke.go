@@ -50,7 +50,7 @@ func (a *Authority) revoked(ctx context.Context, c rpc.Caller, req *solov1.Revok
 		if v, _ := s.Table.Get(id); v.State == gate.Revoked {
 			return nil, nil
 		}
-		return []*kernelv1.CapEvent{ledger.Revoked(id, c.ID, time.Now())}, nil
+		return []*kernelv1.CapEvent{ledger.Revoked(id, c.ID, s.Table.Now())}, nil
 	})
 	if len(r.Died) > 0 && a.o.Died != nil {
 		a.o.Died()

@@ -49,6 +49,8 @@ type Options struct {
 	HeadPath string
 	// RootID is the capability that an empty stream begins with.
 	RootID string
+	// Lead is how far ahead of the boot clock time is, as the fence knows it; see gate.Table.
+	Lead int64
 	// FenceSequence is the last record the fence is known to have.
 	FenceSequence uint64
 	Fence         Fence
@@ -96,6 +98,7 @@ func Open(ctx context.Context, o Options) (*Ledger, error) {
 		return nil, fmt.Errorf("chain key: %w", err)
 	}
 	l := &Ledger{o: o, key: key, state: newState(), queue: make(chan *request, maxWaiting), ended: make(chan struct{})}
+	l.state.Table.Advance(o.Lead)
 	head, found, err := caps.LoadHead(o.HeadPath, pub)
 	if err != nil {
 		return nil, err

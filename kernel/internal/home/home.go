@@ -4,6 +4,7 @@
 //	root.nk       the first operator's handle (0600)
 //	keys/         root.pub, and chain.nk, the seed that signs the capability chain (0600)
 //	caps.head     the signed head of that chain, outside the store
+//	clock         how late it has been, for when the machine's clock is set back
 //	bus/          the store of the bus
 //	run/          sockets, and addresses.json while all of Solo is ready
 //	kernel.lock   held by the one kernel of this home, with its pid

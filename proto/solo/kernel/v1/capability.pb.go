@@ -962,8 +962,11 @@ type GateLease struct {
 	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// CLOCK_BOOTTIME nanoseconds.
 	DeadlineBoottimeNs int64 `protobuf:"varint,2,opt,name=deadline_boottime_ns,json=deadlineBoottimeNs,proto3" json:"deadline_boottime_ns,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// By how many nanoseconds time is ahead of CLOCK_BOOTTIME at least, for expiries: nobody can set
+	// that back.
+	ClockLeadNs   int64 `protobuf:"varint,3,opt,name=clock_lead_ns,json=clockLeadNs,proto3" json:"clock_lead_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GateLease) Reset() {
@@ -1006,6 +1009,13 @@ func (x *GateLease) GetSequence() uint64 {
 func (x *GateLease) GetDeadlineBoottimeNs() int64 {
 	if x != nil {
 		return x.DeadlineBoottimeNs
+	}
+	return 0
+}
+
+func (x *GateLease) GetClockLeadNs() int64 {
+	if x != nil {
+		return x.ClockLeadNs
 	}
 	return 0
 }
@@ -1275,10 +1285,11 @@ const file_solo_kernel_v1_capability_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"%\n" +
 	"\aGateAck\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence\"Y\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\"}\n" +
 	"\tGateLease\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x120\n" +
-	"\x14deadline_boottime_ns\x18\x02 \x01(\x03R\x12deadlineBoottimeNs\"U\n" +
+	"\x14deadline_boottime_ns\x18\x02 \x01(\x03R\x12deadlineBoottimeNs\x12\"\n" +
+	"\rclock_lead_ns\x18\x03 \x01(\x03R\vclockLeadNs\"U\n" +
 	"\x11FenceAdmitRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1c\n" +
