@@ -268,7 +268,8 @@ func TestAnswersOfTheTrailAreNotLaundered(t *testing.T) {
 		conn          *nats.Conn
 		subject, name string
 	}{
-		{registry, subject.SysServing(subject.Registry), subject.Registry}, {registry, subject.StrServing(subject.Registry), subject.Registry},
+		{registry, subject.SysServing(subject.Registry), subject.Registry},
+		{registry, subject.StrServing(subject.Registry), subject.Registry},
 		{w.Dial(t, serving), subject.CallServing(svc), svc.Queue()},
 	} {
 		if _, err := s.conn.QueueSubscribe(s.subject, s.name, steal); err != nil {
@@ -287,8 +288,11 @@ func TestAnswersOfTheTrailAreNotLaundered(t *testing.T) {
 		subject.AuditEvent("x", "forged"), subject.Caps, subject.GateLease, "$KV.registry.x", "$SYS.REQ.SERVER.PING",
 	} {
 		for _, m := range []nats.Msg{
-			{Subject: subject.TrailNext(alice.ID), Data: []byte(`{"batch":1,"no_wait":true}`)}, {Subject: subject.TrailNext(alice.ID), Data: []byte(`{"batch":100000}`)},
-			{Subject: subject.TrailInfo(alice.ID)}, {Subject: ack, Data: []byte("+WPI")}, {Subject: ack, Data: []byte(`+NXT {"batch":1,"no_wait":true}`)},
+			{Subject: subject.TrailNext(alice.ID), Data: []byte(`{"batch":1,"no_wait":true}`)},
+			{Subject: subject.TrailNext(alice.ID), Data: []byte(`{"batch":100000}`)},
+			{Subject: subject.TrailInfo(alice.ID)},
+			{Subject: ack, Data: []byte("+WPI")},
+			{Subject: ack, Data: []byte(`+NXT {"batch":1,"no_wait":true}`)},
 		} {
 			m.Reply = aim
 			if err := alice.conn.PublishMsg(&m); err != nil {
