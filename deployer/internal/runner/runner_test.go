@@ -159,6 +159,7 @@ func TestCallsThatKill(t *testing.T) {
 	m.Operations = []*solov1.Operation{
 		{Name: "spin", Timeout: durationpb.New(100 * time.Millisecond)}, {Name: "panic"}, {Name: "hog"}, {Name: "exit"}, {Name: "count"}, {Name: "echo"},
 	}
+	m.Limits = &solov1.Limits{MemoryBytes: 24 << 20} // soon full, also with the race detector
 	r.place(r.request(m, code.kitchen))
 	r.place(r.request(wasm("acme/echo"), code.echo))
 	stop := make(chan struct{})
