@@ -76,7 +76,7 @@ const (
 const (
 	// Gate: every component and runner asks its table about every message.
 	Gate Name = "gate"
-	// Lease: a process that has lost touch with the fence does not act.
+	// Lease: a process that has lost touch with the fence does not act, and is ended.
 	Lease Name = "lease"
 	// Effect: a runner asks again when a call begins, however long after it came.
 	Effect Name = "effect"

@@ -238,6 +238,9 @@ func (p *Process) onControl(m *nats.Msg) {
 	default:
 		return
 	}
+	if m.Reply == "" {
+		return // nobody waits
+	}
 	b, err := proto.Marshal(resp)
 	if err == nil {
 		err = m.Respond(b)

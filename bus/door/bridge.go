@@ -111,6 +111,11 @@ func (b *bridge) welcome() {
 	b.places.known(b)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	select {
+	case <-b.known:
+		return // it has been before
+	default:
+	}
 	_ = b.client.SetReadDeadline(time.Time{})
 	if !b.muted {
 		_ = b.server.SetWriteDeadline(time.Time{})

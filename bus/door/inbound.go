@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/solo-os/solo/bus/check"
 )
 
 // maxPayload of a publish in bytes: the server's own bound.
@@ -132,7 +134,7 @@ func (i *inbound) turn(op Op) error {
 	b := i.b
 	switch op {
 	case Connect:
-		if i.connected {
+		if i.connected && check.On(check.OneConnect) {
 			return i.refuse("Authorization Violation: one CONNECT a connection")
 		}
 		i.connected = true

@@ -243,7 +243,7 @@ func (f *Fence) drop(id string, hung bool, cause error) dropped {
 	if p.gone() {
 		return dropped{}
 	}
-	if hung && f.o.Hung != nil {
+	if hung && f.o.Hung != nil && check.On(check.Lease) {
 		f.o.Hung(id, who)
 	}
 	f.o.Log.Warn("a gate did not acknowledge a change and was cut off", "role", who.Role, "namespace", who.Namespace, "id", id, "connections", n, "hung", hung, "error", cause)

@@ -108,8 +108,27 @@ type recorder struct {
 
 	mu      sync.Mutex
 	history []porcupine.Operation // mu
+	known   map[string]int        // mu; how often something happened, by what and its outcome
 	players []player              // mu; those that are being used
 	n       int                   // mu
+}
+
+// patience is how many times as long as asked a history may last until enough has happened.
+const patience = 6
+
+// goesOn tells whether there is more to do: until the time is over and enough has happened.
+func (r *recorder) goesOn(long time.Duration) bool {
+	if now := r.now(); now < int64(long) || now > patience*int64(long) {
+		return now < int64(long)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.enough()
+}
+
+// enough tells whether the history can show anything. mu is held.
+func (r *recorder) enough() bool {
+	return r.known["use true"] >= 50 && r.known["use false"] >= 50 && r.known["grant true"] >= 5 && r.known["revoke true"] >= 3
 }
 
 func (r *recorder) now() int64 { return int64(time.Since(r.begin)) }
@@ -118,6 +137,7 @@ func (r *recorder) now() int64 { return int64(time.Since(r.begin)) }
 func (r *recorder) note(client int, d doing, call, end int64, out any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.known[fmt.Sprintf("%s %v", d.what, out)]++
 	r.history = append(r.history, porcupine.Operation{ClientId: client, Input: d, Call: call, Output: out, Return: end})
 }
 
@@ -135,11 +155,11 @@ func history(ctx context.Context, s *scene, long time.Duration) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	r := &recorder{begin: time.Now()}
+	r := &recorder{begin: time.Now(), known: map[string]int{}}
 	var wg sync.WaitGroup
 	for client := range 8 {
 		wg.Go(func() {
-			for r.now() < int64(long) && ctx.Err() == nil {
+			for r.goesOn(long) && ctx.Err() == nil {
 				s.play(ctx, r, client, of)
 			}
 		})
@@ -150,12 +170,8 @@ func history(ctx context.Context, s *scene, long time.Duration) (bool, error) {
 	wg.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	known := map[string]int{}
-	for _, o := range r.history {
-		known[fmt.Sprintf("%s %v", o.Input.(doing).what, o.Output)]++
-	}
-	if err == nil && (known["use true"] < 50 || known["use false"] < 50 || known["grant true"] < 5 || known["revoke true"] == 0) {
-		err = fmt.Errorf("too little happened: %v", known)
+	if err == nil && !r.enough() {
+		err = fmt.Errorf("too little happened: %v", r.known)
 	}
 	if err != nil {
 		return false, err
@@ -172,7 +188,7 @@ func history(ctx context.Context, s *scene, long time.Duration) (bool, error) {
 
 // kills ends one component after the other.
 func (s *scene) kills(ctx context.Context, r *recorder, long time.Duration) error {
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
 	for i := 0; ; i++ {
 		select {
@@ -180,7 +196,7 @@ func (s *scene) kills(ctx context.Context, r *recorder, long time.Duration) erro
 			return ctx.Err()
 		case <-tick.C:
 		}
-		if r.now() > int64(long) {
+		if !r.goesOn(long) {
 			return nil
 		}
 		if _, err := s.root.DescribeCapability(ctx, &solov1.DescribeCapabilityRequest{}); err != nil {
@@ -200,7 +216,7 @@ func (s *scene) play(ctx context.Context, r *recorder, client int, of subject.Se
 	switch n := rand.IntN(400); {
 	case !ok:
 		s.playGrant(ctx, r, client, of)
-	case n < 3:
+	case n < 6:
 		call := r.now()
 		_, err := s.root.RevokeCapability(ctx, &solov1.RevokeCapabilityRequest{Id: p.id})
 		end := r.now()

@@ -158,7 +158,10 @@ func frozen(_ context.Context, s *scene, t two, f func() error) error {
 		return err
 	}
 	err = f()
-	return errors.Join(err, syscall.Kill(pid, syscall.SIGCONT))
+	if again := syscall.Kill(pid, syscall.SIGCONT); !errors.Is(again, syscall.ESRCH) { // it may have been killed for hanging
+		err = errors.Join(err, again)
+	}
+	return err
 }
 
 func expiring(ctx context.Context, s *scene) (bool, error) {
