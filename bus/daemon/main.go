@@ -87,6 +87,12 @@ func Main(ctx context.Context, c Command, args []string, stdin io.Reader, stdout
 		p.Conn.Close() // the bus went with the kernel: nothing may wait for it
 	}()
 	if err := c.Run(ctx, p); err != nil && !errors.Is(err, context.Canceled) {
+		select {
+		case <-gone: // what fails now fails for want of the kernel
+			log.Debug("ended", "error", err)
+			return 0
+		default:
+		}
 		log.Error("ended", "error", err)
 		return 1
 	}
