@@ -119,7 +119,7 @@ func TestTailOfABusyLog(t *testing.T) {
 	defer wg.Wait()
 	defer cancel()
 	for _, n := range []int{1, 3, 50} {
-		for range 20 {
+		for range 6 {
 			if got := read(t, s, logs.Query{Service: acme, Tail: n}); len(got) != n {
 				t.Fatalf("tail %d: %d lines", n, len(got))
 			}
