@@ -23,7 +23,7 @@ const (
 // crowd measures grants and revocations beside 10,000 live capabilities with 1,000 live connections, and
 // the revocation of all of them together.
 func (b *Bench) crowd(ctx context.Context) error {
-	top, err := b.root.GrantCapability(ctx, &solov1.GrantCapabilityRequest{Rules: []string{"svc:bench/*=*"}, Ttl: durationpb.New(time.Hour), Depth: 2, Label: "crowd"})
+	top, err := b.root.GrantCapability(ctx, &solov1.GrantCapabilityRequest{Rules: []string{"svc:bench/*=*"}, Ttl: durationpb.New(2 * time.Hour), Depth: 2, Label: "crowd"})
 	if err != nil {
 		return err
 	}
