@@ -57,10 +57,12 @@ func exhausted(b budget.Tree, holder string, p budget.Pool, d budget.Dimension, 
 		With("holder", holder).With("object", p.ID).With("budget", d.Field()).
 		With("size", decimal(p.Size)).With("used", decimal(p.Used)).With("asked", decimal(asked)).
 		With("smallest_grant", "budget."+d.Field()+"="+decimal(asked))
-	if who := backers(b, p.ID, d, asked); len(who) > 0 {
-		f.With("grantors", strings.Join(who, " "))
+	who := "a holder further up"
+	if list := backers(b, p.ID, d, asked); len(list) > 0 {
+		f.With("grantors", strings.Join(list, " "))
+		who = list[0]
 	}
-	return f.Next("kill what is not needed any more, or ask %s for a larger budget", firstOr(backers(b, p.ID, d, asked), "a holder further up"))
+	return f.Next("kill what is not needed any more, or ask %s for a larger budget", who)
 }
 
 // short says which budget keeps a holder from deploying anything at all, or nil.
@@ -98,13 +100,6 @@ func backers(b budget.Tree, pool string, d budget.Dimension, asked uint64) (out 
 		}
 	}
 	return out
-}
-
-func firstOr(list []string, otherwise string) string {
-	if len(list) > 0 {
-		return list[0]
-	}
-	return otherwise
 }
 
 func decimal(n uint64) string { return strconv.FormatUint(n, 10) }

@@ -26,7 +26,7 @@ func (a *Authority) endow(ctx context.Context, _ rpc.Caller, req *kernelv1.Endow
 		return nil, err
 	}
 	out := &kernelv1.EndowResponse{}
-	decide := func(s *ledger.State) ([]*kernelv1.CapEvent, error) {
+	_, err = a.o.Ledger.Do(ctx, func(s *ledger.State) ([]*kernelv1.CapEvent, error) {
 		parent, err := endowable(s.Table, req.GetHolder(), rules)
 		if err != nil {
 			return nil, err
@@ -36,8 +36,7 @@ func (a *Authority) endow(ctx context.Context, _ rpc.Caller, req *kernelv1.Endow
 			return nil, err
 		}
 		return a.endowment(s, charge, parent, rules, out)
-	}
-	_, err = a.o.Ledger.Do(ctx, decide)
+	})
 	if err != nil {
 		return nil, a.refused(req, err)
 	}
